@@ -29,6 +29,9 @@ RTX_SMS = (75, 80, 86, 89, 120, 121)
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+# YAML reads a bare `no` as false
+MixedPrecision = Annotated[
+    Literal["auto", "no", "bf16", "fp16"], BeforeValidator(lambda value: "no" if value is False else value)]
 
 
 class Section(BaseModel):
@@ -149,11 +152,11 @@ class OnnxModel(Section):
 
 def _model_kind(value: Any) -> str:
     keys = value if isinstance(value, dict) else vars(value) if isinstance(value, BaseModel) else {}
-    return "onnx" if "onnx" in keys else "torch"
+    return "_onnx" if "onnx" in keys else "_torch"
 
 
 Model = Annotated[
-    Union[Annotated[TorchModel, Tag("torch")], Annotated[OnnxModel, Tag("onnx")]], Discriminator(_model_kind)]
+    Union[Annotated[TorchModel, Tag("_torch")], Annotated[OnnxModel, Tag("_onnx")]], Discriminator(_model_kind)]
 
 
 # ---------------------------------------------------------------- train
@@ -188,7 +191,7 @@ class Train(Section):
     label_smoothing: Fraction = 0.0
     clip_norm: float | None = Field(5.0, gt=0, description="largest gradient norm; null: no clipping")
     early_stopping: int | None = Field(None, ge=1, description="stop after this many epochs without a better val top-1")
-    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = Field("auto", description="auto: bf16 where it is native")
+    mixed_precision: MixedPrecision = Field("auto", description="auto: bf16 where it is native")
     channels_last: bool = True
 
 
@@ -215,9 +218,14 @@ class TeacherRecipe(Section):
     recipe: str = Field(description="path of the teacher's recipe, relative to this one")
 
 
+def _teacher_kind(value: Any) -> str:
+    keys = value if isinstance(value, dict) else vars(value) if isinstance(value, BaseModel) else {}
+    return "_recipe" if "recipe" in keys else "_inline"
+
+
 Teacher = Annotated[
-    Union[Annotated[TeacherInline, Tag("inline")], Annotated[TeacherRecipe, Tag("recipe")]],
-    Discriminator(lambda v: "recipe" if (isinstance(v, dict) and "recipe" in v) or hasattr(v, "recipe") else "inline")]
+    Union[Annotated[TeacherInline, Tag("_inline")], Annotated[TeacherRecipe, Tag("_recipe")]],
+    Discriminator(_teacher_kind)]
 
 
 class SoftTargets(Section):
@@ -319,7 +327,7 @@ class QatTrain(FineTune):
 
     epochs: int = Field(2, ge=1)
     optimizer: Optimizer = Sgd(method="sgd", lr=2e-3, weight_decay=1e-4)
-    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "no"
+    mixed_precision: MixedPrecision = "no"
 
 
 class Qat(QuantizeSection):

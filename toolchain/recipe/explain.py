@@ -1,0 +1,98 @@
+"""pydantic's validation errors as sentences an engineer can act on: place, value, what is allowed, nearest spelling."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, get_args, get_origin
+
+from pydantic import BaseModel, Tag, ValidationError
+
+from toolchain.errors import nearest
+from toolchain.recipe.schema import Recipe
+
+
+def explain(error: ValidationError, data: Any, origin: dict[tuple[Any, ...], str], file: str) -> str:
+    """One line per mistake in `data`. origin: "file:line" (or "--set …") of each key; file: for keys without one."""
+    messages = []
+    for item in error.errors():
+        where = _path(item["loc"], data, item["type"])
+        place = next((origin[where[:n]] for n in range(len(where), 0, -1) if where[:n] in origin), file)
+        name = ".".join(map(str, where)) or "recipe"
+        messages.append(f"{place}: {name}: {_sentence(dict(item), where)}")
+    return "\n".join(messages)
+
+
+def _path(loc: tuple[Any, ...], data: Any, kind: str) -> tuple[Any, ...]:
+    """`loc` without the names of union members that pydantic puts into it."""
+    path: list[Any] = []
+    here = data
+    for step, key in enumerate(loc):
+        last = step == len(loc) - 1
+        if isinstance(here, dict) and key in here:
+            here = here[key]
+        elif isinstance(here, list) and isinstance(key, int) and key < len(here):
+            here = here[key]
+        elif not (last and kind == "missing"):
+            continue
+        path.append(key)
+    return tuple(path)
+
+
+def _sentence(item: dict[str, Any], where: tuple[Any, ...]) -> str:
+    kind, value, context = item["type"], item.get("input"), item.get("ctx", {})
+    if kind == "extra_forbidden":
+        allowed = _fields(item["loc"][:-1])
+        return f"unknown key (value {_short(value)}); expected {', '.join(allowed)}{nearest(str(where[-1]), allowed)}"
+    if kind == "missing":
+        return "is required and missing"
+    if kind == "union_tag_not_found":
+        return f"found {_short(value)}, which lacks the key {context['discriminator']}"
+    if kind == "union_tag_invalid":
+        allowed = re.findall(r"'([^']+)'", context["expected_tags"])
+        key = context["discriminator"].strip("'")
+        return f"{key}: found '{context['tag']}', expected {', '.join(allowed)}{nearest(context['tag'], allowed)}"
+    if kind == "literal_error":
+        allowed = re.findall(r"'([^']+)'", context["expected"]) or [context["expected"]]
+        return f"found {_short(value)}, expected {' or '.join(allowed)}{nearest(str(value), allowed)}"
+    if kind == "value_error":
+        reason = str(context["error"])
+        if isinstance(value, str) and reason.startswith("expected "):
+            return f"found {_short(value)}, {reason}{nearest(value, reason[9:].split(', '))}"
+        return reason
+    return f"found {_short(value)}: {item['msg'][0].lower()}{item['msg'][1:]}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _fields(loc: tuple[Any, ...]) -> list[str]:
+    """The keys allowed at `loc`, whose union members are named by their tag or discriminator."""
+    models: list[tuple[str | None, type[BaseModel]]] = [(None, Recipe)]
+    for key in loc:
+        if isinstance(key, int):
+            continue
+        chosen = [m for tag, m in models if tag == key or _literal(m) == key]
+        if chosen:
+            models = [(None, chosen[0])]
+        else:
+            fields = [m.model_fields[key] for _, m in models if key in m.model_fields]
+            models = _members(fields[0].annotation) if fields else models
+    return sorted({name for _, m in models for name in m.model_fields}, key=str)
+
+
+def _literal(model: type[BaseModel]) -> str | None:
+    for key in ("source", "method", "runtime"):
+        if key in model.model_fields:
+            return str(get_args(model.model_fields[key].annotation)[0])
+    return None
+
+
+def _members(annotation: Any, tag: str | None = None) -> list[tuple[str | None, type[BaseModel]]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [(tag, annotation)]
+    if get_origin(annotation) is Annotated:
+        tag = next((m.tag for m in annotation.__metadata__ if isinstance(m, Tag)), tag)
+        return _members(annotation.__origin__, tag)
+    return [member for argument in get_args(annotation) for member in _members(argument, tag)]

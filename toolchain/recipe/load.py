@@ -1,0 +1,133 @@
+"""Reading a recipe: YAML with line numbers, overrides, and every mistake named at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from toolchain.errors import RecipeError
+from toolchain.recipe.explain import explain
+from toolchain.recipe.schema import Recipe
+
+Where = tuple[Any, ...]
+DISCRIMINATORS = ("source", "method", "runtime")
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = (), architectures: Iterable[str] = ()) -> Recipe:
+    """The validated recipe in the YAML file `path`, with `overrides` ("train.epochs=3") applied.
+
+    architectures: names that --import added to the listed ones.
+    Raises RecipeError naming file, line, field, value, what is allowed and the nearest spelling, for all mistakes.
+    """
+    data, lines = read_yaml(path)
+    origin = {where: f"{path}:{line}" for where, line in lines.items()}
+    context = {"architectures": tuple(architectures)}
+    for override in overrides:
+        _apply(data, override, origin, context)
+    try:
+        return Recipe.model_validate(data, context=context)
+    except ValidationError as error:
+        raise RecipeError(explain(error, data, origin, str(path))) from None
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Where, int]]:
+    """The mapping in a YAML file and the line of each of its keys. Raises RecipeError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such recipe; the shipped ones are in recipes/") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read as a recipe: {error}") from None
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        lines: dict[Where, int] = {}
+        _note_lines(node, (), lines, path)
+        data = loader.construct_document(node) if node else None
+    except RecursionError:
+        raise RecipeError(f"{path}: nested too deeply for a recipe") from None
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise RecipeError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    finally:
+        loader.dispose()
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path}: expected a mapping of sections (name, data, model, …), found {type(data).__name__}")
+    return data, lines
+
+
+def _note_lines(node: yaml.Node | None, where: Where, lines: dict[Where, int], path: Path) -> None:
+    """Fill `lines` for every key below `node`; refuse duplicate keys, which YAML would silently merge."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*where, key.value)
+            if here in lines:
+                raise RecipeError(f"{path}:{key.start_mark.line + 1}: {'.'.join(map(str, here))}: the key stands twice "
+                                  f"(first on line {lines[here]}); keep one")
+            lines[here] = key.start_mark.line + 1
+            _note_lines(value, here, lines, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines[(*where, index)] = value.start_mark.line + 1
+            _note_lines(value, (*where, index), lines, path)
+
+
+def _apply(data: dict[str, Any], override: str, origin: dict[Where, str], context: dict[str, Any]) -> None:
+    """Set one `a.b.c=value` in `data`, in place; the value is read as YAML."""
+    field, equals, text = override.partition("=")
+    if not equals or not field.strip():
+        raise RecipeError(f"--set {override}: expected FIELD=VALUE, as in --set train.epochs=3")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RecipeError(f"--set {override}: '{text}' is not a YAML value") from None
+    keys: list[Any] = [int(k) if k.isdigit() else k for k in field.strip().split(".")]
+    here: Any = data
+    for depth, key in enumerate(keys[:-1]):
+        try:
+            child = here[key] if isinstance(here, list) else here.get(key)
+        except (IndexError, TypeError, AttributeError):
+            raise RecipeError(f"--set {override}: the recipe has no {'.'.join(map(str, keys[:depth + 1]))}") from None
+        if isinstance(child, str):  # `quantize: ptq` is short for `quantize: {method: ptq}`
+            child = {"method": child}
+        elif child is None:
+            child = _default_choice(data, keys[:depth + 1], context)
+        here[key] = child
+        here = child
+    try:
+        here[keys[-1]] = value
+    except (IndexError, TypeError):
+        raise RecipeError(f"--set {override}: the recipe has no {field}") from None
+    origin[tuple(keys)] = "--set " + override
+
+
+def _default_choice(data: dict[str, Any], keys: list[Any], context: dict[str, Any]) -> dict[str, Any]:
+    """What a section left out of the file stands for: only its discriminator (source, method), if it has one."""
+    try:
+        recipe = Recipe.model_validate(data, context=context)
+    except ValidationError:  # some other mistake, named later: the plain defaults are the best guess
+        recipe = Recipe.model_validate({"name": "defaults", "model": {"arch": "vgg11_bn"}})
+    try:
+        here: Any = recipe.model_dump()
+        for key in keys:
+            here = here[key]
+    except (KeyError, IndexError, TypeError):
+        return {}
+    return {k: here[k] for k in DISCRIMINATORS if k in here} if isinstance(here, dict) else {}
+
+
+def resolved_yaml(recipe: Recipe) -> str:
+    """The recipe with every default written out, in pipeline order, as YAML that load_recipe accepts."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def data_roots(recipe_path: Path, data_root: Path | None) -> list[Path]:
+    """Where a dataset's relative paths are looked up, in order: --data-root or $TOOLCHAIN_DATA, then the recipe's folder."""
+    root = data_root or (Path(os.environ["TOOLCHAIN_DATA"]) if os.environ.get("TOOLCHAIN_DATA") else None)
+    return [*([root] if root else []), recipe_path.parent]

@@ -1,0 +1,238 @@
+"""The output folder: stages cached by content, made resumable by atomic renames.
+
+    DIR/stages/<stage>-<key>/          a finished stage, with stage.json (digests of its files)
+    DIR/stages/<stage>-<key>.partial/  a stage under way; an interrupted one goes on from what lies there
+    DIR/engines/, DIR/onnx/, DIR/…     what people look for, hard-linked from the stages
+
+key = SHA-256 of the recipe section, the keys of the stages it reads, the code of the rooms that ran and the versions
+of the packages that matter to it, so a changed engine list retrains nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from toolchain.console import log
+from toolchain.errors import DigestMismatch, ToolchainError, WorkDirError
+
+PACKAGE = Path(__file__).parent
+POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a build. folder: where its files are; cached: it was not run this time; seconds: what making it took."""
+
+    name: str
+    key: str
+    folder: Path
+    cached: bool
+    seconds: float
+    done: bool
+
+
+@dataclass
+class WorkDir:
+    """The folder of one build. dry: only say what would run. cache: where stages live (default: DIR/stages)."""
+
+    out: Path
+    cache: Path | None = None
+    dry: bool = False
+    stages: list[Stage] = field(default_factory=list)
+
+    @property
+    def stage_root(self) -> Path:
+        """Folder that holds the stages."""
+        return self.cache or self.out / "stages"
+
+    def stage(
+        self, name: str, make: Callable[[Path], str | None], *, section: Any = None, inputs: Sequence[Stage] = (),
+        rooms: Sequence[str] = (), packages: Sequence[str] = (), distributed: bool = False,
+    ) -> Stage:
+        """The finished stage `name`: from the cache, or by calling `make(folder)`, whose answer is logged.
+
+        section: JSON-able parameters. rooms: our files and folders whose code decides the result. packages: installed
+        ones whose version does. distributed: every rank of an `accelerate launch` takes part, else only rank 0 works.
+        Raises DigestMismatch when a cached file was altered; WorkDirError when the disk is full or not writable.
+        """
+        key = stage_key(name, section, [s.key for s in inputs], rooms, packages)
+        folder = self.stage_root / f"{name}-{key[:16]}"
+        cached = folder.is_dir()
+        if not cached and not self.dry:
+            with _disk_errors(folder):
+                _make(name, key, folder, make, distributed)
+        seconds = _verify(folder)["seconds"] if folder.is_dir() and not self.dry else 0.0
+        if cached and not self.dry:
+            log(f"{name:<32} cached")
+        stage = Stage(name, key, folder, cached, seconds, folder.is_dir())
+        self.stages.append(stage)
+        return stage
+
+    def publish(self, source: Path, name: str) -> Path:
+        """Show a stage's file as DIR/name (hard link where the file system can). Raises DigestMismatch, WorkDirError."""
+        target = self.out / name
+        if self.dry or rank() != 0:
+            return target
+        with _disk_errors(target):
+            published = _read_json(self.out / "stages.json")
+            if target.exists() and not target.samefile(source):
+                found = sha256_file(target)
+                if name in published and found not in (published[name], sha256_file(source)):
+                    raise DigestMismatch(f"{target}: SHA-256 is {found[:16]}…, but {published[name][:16]}… was written; the "
+                                         "file was altered: delete it and run the same command again")
+            if not target.exists() or not target.samefile(source):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _link(source, target)
+                published[name] = sha256_file(source)
+                write_text(self.out / "stages.json", json.dumps(published, indent=1, sort_keys=True))
+        return target
+
+
+def stage_key(name: str, section: Any, inputs: Sequence[str], rooms: Sequence[str], packages: Sequence[str]) -> str:
+    """Content identity of a stage: 64 hex digits."""
+    content = {"name": name, "section": section, "inputs": list(inputs), "code": {r: code_digest(r) for r in rooms},
+               "versions": {p: package_version(p) for p in packages}}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@lru_cache
+def code_digest(room: str) -> str:
+    """SHA-256 over the Python files of one room: a folder or a file below the package."""
+    place = PACKAGE / room
+    digest = hashlib.sha256()
+    for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+@lru_cache
+def package_version(package: str) -> str:
+    """Installed version, or "absent"."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def rank() -> int:
+    """This process's rank in a distributed run; 0 when alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, 64 hex digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically: a reader sees the old file or the new one, never half."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold the output folder for one build at a time; the lock goes with the process, even by kill -9."""
+    with _disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        handle = open(out / ".lock", "w")
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        pass  # no flock on Windows: renames stay atomic, two builds at once only waste work
+    except OSError:
+        handle.close()
+        raise WorkDirError(f"{out}: another build is using this folder; wait for it, or choose another --out") from None
+    with handle:
+        yield
+
+
+def _make(name: str, key: str, folder: Path, make: Callable[[Path], str | None], distributed: bool) -> None:
+    if rank() != 0 and not distributed:
+        while not folder.is_dir():  # rank 0 makes it; if rank 0 dies, the launcher ends this process too
+            time.sleep(POLL_S)
+        return
+    partial = folder.with_name(folder.name + ".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    summary = make(partial)
+    seconds = round(time.monotonic() - start, 3)
+    if rank() != 0:
+        while not folder.is_dir():
+            time.sleep(POLL_S)
+        return
+    files = {p.relative_to(partial).as_posix(): sha256_file(p) for p in sorted(partial.rglob("*"))
+             if p.is_file() and p.name != "stage.json"}
+    record = {"name": name, "key": key, "seconds": seconds, "files": files}
+    write_text(partial / "stage.json", json.dumps(record, indent=1, sort_keys=True))
+    os.rename(partial, folder)
+    log(f"{name:<32} {seconds:7.1f} s  {summary or ''}".rstrip())
+
+
+def _verify(folder: Path) -> dict[str, Any]:
+    """The record of a finished stage, after checking every file against it."""
+    record = _read_json(folder / "stage.json")
+    if not isinstance(record.get("files"), dict) or "seconds" not in record:
+        raise DigestMismatch(f"{folder}: its stage.json is missing or damaged; delete this folder and run the same command again")
+    for name, expected in record["files"].items():
+        path = folder / name
+        found = sha256_file(path) if path.is_file() else "missing"
+        if found != expected:
+            raise DigestMismatch(f"{path}: SHA-256 is {found[:16]}, but {expected[:16]} was recorded when it was made; the file was "
+                                 f"altered: delete {folder} and run the same command again")
+    return record
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _link(source: Path, target: Path) -> None:
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:  # another file system
+        shutil.copyfile(source, temporary)
+    os.replace(temporary, target)
+
+
+@contextmanager
+def _disk_errors(place: Path) -> Iterator[None]:
+    """Turn a full or read-only disk into a plain sentence; what is finished stays."""
+    try:
+        yield
+    except ToolchainError:
+        raise
+    except Exception as error:
+        number = getattr(error, "errno", None)
+        if number == errno.ENOSPC or "No space left on device" in str(error):
+            raise WorkDirError(f"{place}: the disk is full; free some space and run the same command again, finished stages "
+                               "are kept") from error
+        if number in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
+            raise WorkDirError(f"{place}: cannot be written ({os.strerror(number)}); choose another --out or mend the "
+                               "permissions") from error
+        raise
