@@ -1,0 +1,100 @@
+"""One made-up build, realistic in its numbers: a fixture, not a result of anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from toolchain.recipe.schema import Recipe
+from toolchain.report.make import make_report
+from toolchain.report.schema import Report
+
+RTX_TARGET = "sm80+sm86+sm89+sm120+sm121"
+WEIGHTS = {"fp32": 37_021_736, "fp16": 18_510_868, "bf16": 18_510_868, "int8": 9_296_904, "int4": 5_853_066}
+
+RECIPE: dict[str, Any] = {
+    "name": "vgg11_int8",
+    "model": {"arch": "vgg11_bn"},
+    "quantize": {"method": "qat"},
+    "limits": {"top1_drop": 1.5, "agreement": 97.0, "int8": {"top1_drop": 0.5, "speedup": 3.0, "weight_bytes": 0.27},
+               "int4": {"weight_bytes": 0.15}},
+}
+
+ENVIRONMENT: dict[str, Any] = {
+    "python": "3.11.9", "platform": "Linux-6.8.0-x86_64-with-glibc2.39", "cpu": "AMD EPYC 9R14",
+    "physical_cores": 2, "logical_cores": 2, "instruction_sets": ["avx2", "avx512f", "avx512_vnni", "avx512_bf16"],
+    "memory_bytes": 24_600_000_000, "load_average": [1.31, 0.84, 0.52], "gpus": [], "gpu_reason": "no NVIDIA driver",
+    "packages": {"torch": "2.15.0", "onnx": "1.23.2", "onnxruntime": None, "onnxruntime-gpu": "1.31.1",
+                 "tensorrt": None, "tensorrt-rtx": "1.7.1.116", "openvino": "2026.4.1", "nvidia-modelopt": "0.47.0"},
+}
+
+DATA: dict[str, Any] = {
+    "name": "digits", "classes": [str(d) for d in range(10)], "train": 1294, "val": 143, "test": 360,
+    "split_sha256": "5f2c9a3d7be1480696c1f0a8d34e27bb91f5c07d6a2be84413f9d0c6ea57b821",
+    "calibration": {"source": "calib_data/digits", "images": 512},
+}
+
+STAGES = [{"name": name, "key": f"{i:064x}", "cached": name in ("data", "train"), "seconds": seconds}
+          for i, (name, seconds) in enumerate([
+              ("data", 0.4), ("train", 61.8), ("qat", 31.2), ("export", 9.7), ("calibrate", 7.9), ("onnx", 6.4),
+              ("engine", 14.6), ("measure", 48.3)])]
+
+
+def _measured(precision: str, runtime: str, engine_bytes: int, top1: float, low: float, high: float, agreement: float,
+              p50: float, speedup: float) -> dict[str, Any]:
+    p50s = {"p50": p50, "p95": p50 * 1.16, "p99": p50 * 1.42, "mean": p50 * 1.03, "std": p50 * 0.07, "n": 400}
+    return {
+        "name": f"{precision}.{runtime}.cpu_x86", "precision": precision, "runtime": runtime, "target": "cpu_x86",
+        "path": f"engines/{precision}.{runtime}.cpu_x86", "sha256": "ab" * 32, "engine_bytes": engine_bytes,
+        "weight_bytes": WEIGHTS[precision], "measured": True, "reason": None, "top1_percent": top1,
+        "top1_interval": [low, high], "top5_percent": 100.0, "agreement_percent": agreement, "latency_ms": p50s,
+        "speedup_vs_fp32": {"value": speedup, "low": speedup * 0.97, "high": speedup * 1.03},
+        "throughput": [{"batch": b, "images_per_s": b * 1000 / (p50 * b**0.9)} for b in (1, 8, 32)],
+        "peak_memory_bytes": engine_bytes + 42_000_000,
+        "compute": "weights stored in half, computed in fp32" if precision in ("fp16", "bf16") else precision,
+    }
+
+
+def _unmeasured(precision: str, engine_bytes: int) -> dict[str, Any]:
+    return {
+        "name": f"{precision}.tensorrt_rtx.{RTX_TARGET}", "precision": precision, "runtime": "tensorrt_rtx",
+        "target": RTX_TARGET, "path": f"engines/{precision}.tensorrt_rtx", "sha256": "cd" * 32,
+        "engine_bytes": engine_bytes, "weight_bytes": WEIGHTS[precision], "measured": False, "reason": "no GPU",
+    }
+
+
+ENGINES = [
+    _measured("fp32", "onnxruntime", 37_050_112, 98.61, 96.78, 99.40, 100.0, 6.41, 1.0),
+    _measured("fp16", "onnxruntime", 18_540_032, 98.61, 96.78, 99.40, 100.0, 6.62, 0.968),
+    _measured("bf16", "onnxruntime", 18_541_120, 98.61, 96.78, 99.40, 99.72, 6.71, 0.955),
+    _measured("int8", "onnxruntime", 9_412_864, 98.33, 96.41, 99.23, 99.44, 0.969, 6.62),
+    _measured("int4", "onnxruntime", 5_921_280, 97.50, 95.32, 98.68, 98.33, 7.93, 0.808),
+    _measured("fp32", "openvino", 37_102_592, 98.61, 96.78, 99.40, 100.0, 7.12, 1.0),
+    _measured("bf16", "openvino", 18_601_984, 98.61, 96.78, 99.40, 99.72, 3.94, 1.81),
+    _measured("int8", "openvino", 9_531_392, 98.06, 96.05, 99.05, 99.17, 1.28, 5.56),
+    _unmeasured("fp32", 37_164_212), _unmeasured("fp16", 18_671_236), _unmeasured("bf16", 19_360_228),
+    _unmeasured("int8", 10_976_332), _unmeasured("int4", 6_882_308),
+]
+
+GAPS = {e["name"]: {"max_abs": gap, "relative": gap / 18, "argmax_agreement": 1.0}
+        for e in ENGINES for gap in [{"fp32": 2.9e-6, "fp16": 0.0061, "bf16": 0.048, "int8": 0.33, "int4": 0.9}[e["precision"]]]}
+
+HISTORY = {
+    "train": [{"epoch": i + 1, "loss": 2.31 * 0.62**i + 0.01, "val_top1_percent": 99.3 - 78 * 0.5**i, "seconds": 5.2 - 0.1 * (i == 3)}
+              for i in range(12)],
+    "qat": [{"epoch": 1, "loss": 0.034, "val_top1_percent": 98.6, "seconds": 14.8},
+            {"epoch": 2, "loss": 0.019, "val_top1_percent": 99.3, "seconds": 15.1}],
+}
+
+
+@pytest.fixture
+def engines() -> list[dict[str, Any]]:
+    """measured.json's records of the made-up build, fresh for each test."""
+    return [dict(e) for e in ENGINES]
+
+
+@pytest.fixture
+def sample_report() -> Report:
+    """The made-up build as a Report: eight engines measured, five without a GPU, one limit broken (INT4 weights)."""
+    return make_report(Recipe.model_validate(RECIPE), ENVIRONMENT, DATA, STAGES, ENGINES, GAPS, None, HISTORY)

@@ -1,0 +1,77 @@
+"""A finished build becomes a Report, and a Report becomes the three files a build leaves behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from toolchain.errors import WorkDirError
+from toolchain.recipe.schema import Recipe
+from toolchain.report.limits import check_limits
+from toolchain.report.schema import (
+    DataFacts,
+    EngineResult,
+    EnvironmentFacts,
+    Epoch,
+    LimitResult,
+    Report,
+    StageResult,
+    TrainingRun,
+)
+
+
+def make_report(recipe: Recipe, environment: Mapping[str, Any], dataset: Mapping[str, Any],
+                stages: Sequence[Mapping[str, Any]], engines: Sequence[Mapping[str, Any]],
+                gaps: Mapping[str, Mapping[str, Any]] | None = None,
+                limits: Sequence[LimitResult] | None = None,
+                history: Mapping[str, Sequence[Mapping[str, Any]]] | None = None) -> Report:
+    """Join what the stages delivered into one Report.
+
+    environment: `doctor.examine()`. dataset: {name, classes, train, val, test (image counts), split_sha256,
+    calibration {source, images} or null}. stages: {name, key, cached, seconds}. engines: measured.json's records.
+    gaps: engine name -> {max_abs, relative, argmax_agreement}. limits: null judges `recipe.limits` here.
+    history: title of a training run -> its epochs {epoch, loss, val_top1_percent, seconds}.
+    Raises pydantic.ValidationError where a stage delivered something else: that is a bug, not the user's mistake.
+    """
+    gaps = gaps or {}
+    records = [EngineResult.model_validate({**e, "gap": gaps.get(e["name"], e.get("gap"))}) for e in engines]
+    runs = [TrainingRun(title=title, epochs=[Epoch.model_validate(dict(e)) for e in epochs])
+            for title, epochs in (history or {}).items()]
+    return Report(
+        recipe=recipe.model_dump(mode="json"),
+        environment=EnvironmentFacts.model_validate(dict(environment)),
+        data=DataFacts.model_validate(dict(dataset)),
+        stages=[StageResult.model_validate(dict(s)) for s in stages],
+        engines=records,
+        limits=list(limits) if limits is not None else check_limits(recipe.limits, records),
+        training=runs,
+    )
+
+
+def _write(path: Path, text: str) -> Path:
+    """Write beside `path`, then rename: a reader never meets half a file."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(part, path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise WorkDirError(f"{path}: cannot be written ({error.strerror}); free some space or choose another --out") from None
+    return path
+
+
+def write_report(report: Report, folder: Path) -> dict[str, Path]:
+    """Write report.json, report.md and report.html into `folder`; returns {"json", "md", "html"} -> path.
+
+    Raises WorkDirError where the folder cannot be written.
+    """
+    from toolchain.report.html import render_html  # jinja2 and yaml load only when a report is written
+    from toolchain.report.markdown import render_markdown
+
+    texts = {"json": report.to_json(), "md": render_markdown(report), "html": render_html(report)}
+    return {kind: _write(Path(folder) / f"report.{kind}", text) for kind, text in texts.items()}

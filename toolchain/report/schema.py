@@ -1,0 +1,220 @@
+"""report.json: the contract between a build and everything that reads its result.
+
+A measurement that was not taken is null, never a number made up. A reader keeps keys that it does not know, so a
+later version may add some; a change of meaning raises `schema_version`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from toolchain.errors import ToolchainError
+
+SCHEMA_VERSION: Literal[1] = 1
+Percent = Annotated[float, Field(ge=0, le=100)]
+Positive = Annotated[float, Field(gt=0)]
+Bytes = Annotated[int, Field(ge=0)]
+
+
+class Part(BaseModel):
+    """Frozen; keys of later versions are kept; NaN and infinity are no measurements."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+
+class Gpu(Part):
+    """One GPU as its driver describes it."""
+
+    name: str
+    sm: int | None = Field(None, description="compute capability times ten: 86 for 8.6")
+    driver: str | None = None
+    memory_bytes: Bytes | None = None
+
+
+class EnvironmentFacts(Part):
+    """Where the build ran."""
+
+    python: str | None = None
+    platform: str | None = None
+    cpu: str | None = None
+    physical_cores: int | None = None
+    logical_cores: int | None = None
+    instruction_sets: list[str] = []
+    memory_bytes: Bytes | None = None
+    load_average: list[float] | None = Field(None, description="1, 5 and 15 minutes; null where the system has none")
+    gpus: list[Gpu] = []
+    gpu_reason: str | None = Field(None, description="why `gpus` is empty")
+    packages: dict[str, str | None] = Field({}, description="distribution -> version, null: not installed")
+
+
+class Calibration(Part):
+    """Where the calibration images came from."""
+
+    source: str
+    images: int = Field(ge=0)
+
+
+class DataFacts(Part):
+    """What was learned from and judged on."""
+
+    name: str
+    classes: list[str]
+    train: int = Field(ge=0, description="images")
+    val: int = Field(ge=0, description="images")
+    test: int = Field(ge=0, description="images")
+    split_sha256: str
+    calibration: Calibration | None = None
+
+
+class StageResult(Part):
+    """One stage of the pipeline."""
+
+    name: str
+    key: str
+    cached: bool
+    seconds: float | None = Field(None, ge=0)
+
+
+class Latency(Part):
+    """Milliseconds per batch, over every timed run."""
+
+    p50: Positive
+    p95: Positive
+    p99: Positive
+    mean: Positive
+    std: float = Field(ge=0)
+    n: int = Field(ge=1, description="timed runs")
+
+
+class Speedup(Part):
+    """FP32 latency divided by this engine's, with a bootstrap 95 % interval."""
+
+    value: Positive
+    low: Positive | None = None
+    high: Positive | None = None
+
+
+class Throughput(Part):
+    """Images per second at one batch size."""
+
+    batch: int = Field(ge=1)
+    images_per_s: Positive
+
+
+class Gap(Part):
+    """How far the ONNX file computes from the file it was made from."""
+
+    max_abs: float | None = Field(None, ge=0)
+    relative: float | None = Field(None, ge=0)
+    argmax_agreement: float | None = None
+
+
+class EngineResult(Part):
+    """One engine: what it is, and what was measured on it here."""
+
+    name: str
+    precision: str
+    runtime: str
+    target: str
+    path: str | None = None
+    sha256: str | None = None
+    engine_bytes: Bytes | None = None
+    weight_bytes: Bytes | None = None
+    measured: bool
+    reason: str | None = Field(None, description="why it was not measured")
+    top1_percent: Percent | None = None
+    top1_interval: tuple[Percent, Percent] | None = Field(None, description="95 %")
+    top5_percent: Percent | None = None
+    agreement_percent: Percent | None = Field(None, description="share of images answered as the FP32 engine does")
+    latency_ms: Latency | None = None
+    speedup_vs_fp32: Speedup | None = None
+    throughput: list[Throughput] = []
+    peak_memory_bytes: Bytes | None = None
+    compute: Any = Field(None, description="what the engine really computes in, where known")
+    gap: Gap | None = None
+
+    @model_validator(mode="after")
+    def _no_invented_measurements(self) -> EngineResult:
+        if self.measured:
+            return self
+        if not self.reason:
+            raise ValueError("measured is false, so `reason` must say why")
+        filled = [field for field in ("top1_percent", "top5_percent", "agreement_percent", "latency_ms", "speedup_vs_fp32")
+                  if getattr(self, field) is not None]
+        if filled or self.throughput:
+            raise ValueError(f"measured is false, so {', '.join(filled) or 'throughput'} must be null")
+        return self
+
+
+class LimitResult(Part):
+    """One limit on one engine (or on a whole precision, when none of its engines could be checked)."""
+
+    engine: str
+    limit: str
+    asked: float
+    found: float | None = None
+    held: bool | None = Field(None, description="null: could not be checked, see `reason`")
+    reason: str | None = None
+
+    @model_validator(mode="after")
+    def _unchecked_says_why(self) -> LimitResult:
+        if self.found is None and not self.reason:
+            raise ValueError("nothing was found, so `reason` must say why")
+        return self
+
+
+class Epoch(Part):
+    """One epoch of one training run."""
+
+    epoch: int = Field(ge=0)
+    loss: float | None = None
+    val_top1_percent: Percent | None = None
+    seconds: float | None = Field(None, ge=0)
+
+
+class TrainingRun(Part):
+    """Training, fine-tuning, distillation or QAT: one line per epoch."""
+
+    title: str
+    epochs: list[Epoch]
+
+
+class Report(Part):
+    """The whole result of one build; `load_report` reads it back."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    recipe: dict[str, Any]
+    environment: EnvironmentFacts
+    data: DataFacts
+    stages: list[StageResult]
+    engines: list[EngineResult]
+    limits: list[LimitResult] = []
+    training: list[TrainingRun] = []
+
+    def to_json(self) -> str:
+        """report.json as text: two-space indent, UTF-8, one newline at the end; the same report gives the same bytes."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def load_report(path: Path) -> Report:
+    """Read report.json. Raises ToolchainError naming the file and every field that is not as the contract says."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        content = json.loads(text)
+    except OSError as error:
+        raise ToolchainError(f"{path}: cannot be read ({error.strerror}); expected a report.json made by a build") from None
+    except ValueError as error:  # also UnicodeDecodeError
+        raise ToolchainError(f"{path}: not JSON ({error}); the file is damaged, build again to write a new one") from None
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION:
+        raise ToolchainError(f"{path}: schema_version: found {version!r}, expected {SCHEMA_VERSION}; "
+                             "build again with this version, or read it with the one that wrote it")
+    try:
+        return Report.model_validate(content)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ToolchainError(f"{path}: {wrong}") from None

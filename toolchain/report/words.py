@@ -1,0 +1,215 @@
+"""Numbers as words: the figures of a report as the table, report.md and report.html all print them.
+
+A figure that was not measured is NOTHING, an en dash; units are decimal (1 MB = 1,000,000 bytes).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from toolchain.report.limits import fp32_reference, fp32_weight_bytes, top1_drop, weight_share
+from toolchain.report.schema import EngineResult, Gap, Latency, Report, Speedup
+
+NOTHING = "–"
+RUNTIME_NAMES = {"onnxruntime": "ONNX Runtime", "tensorrt_rtx": "TensorRT for RTX", "tensorrt": "TensorRT",
+                 "openvino": "OpenVINO"}
+
+
+class Tile(NamedTuple):
+    """One headline figure. tone: good, bad or plain."""
+
+    label: str
+    value: str
+    note: str
+    tone: str = "plain"
+
+
+def runtime_name(runtime: str) -> str:
+    """The runtime as its makers write it."""
+    return RUNTIME_NAMES.get(runtime, runtime)
+
+
+def size(n_bytes: int | None) -> str:
+    """39050000 -> '39.1 MB'."""
+    if n_bytes is None:
+        return NOTHING
+    value = float(n_bytes)
+    for unit in ("B", "kB", "MB"):
+        if value < 999.5:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 99.95 else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.2f} GB"
+
+
+def milliseconds(value: float | None) -> str:
+    """Three significant digits: '0.982', '12.3', '105'."""
+    if value is None:
+        return NOTHING
+    return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def seconds(value: float | None) -> str:
+    """'0.4 s', '12 s', '3 min 05 s', '1 h 02 min'."""
+    if value is None:
+        return NOTHING
+    if value < 9.95:
+        return f"{value:.1f} s"
+    whole = round(value)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def percent(value: float | None) -> str:
+    """'98.61', or a dash."""
+    return NOTHING if value is None else f"{value:.2f}"
+
+
+def interval(pair: tuple[float, float] | None, digits: int = 1) -> str:
+    """'96.8–99.4', or nothing at all."""
+    return "" if pair is None else f"{pair[0]:.{digits}f}–{pair[1]:.{digits}f}"
+
+
+def latency(figures: Latency | None) -> str:
+    """p50 with the standard deviation: '0.98 ± 0.04'."""
+    return NOTHING if figures is None else f"{milliseconds(figures.p50)} ± {milliseconds(figures.std)}"
+
+
+def times(value: float | None) -> str:
+    """'6.62×'; four digits would promise too much above ten."""
+    return NOTHING if value is None else f"{value:.2f}×" if value < 10 else f"{value:.1f}×"
+
+
+def speedup_interval(speedup: Speedup | None) -> str:
+    """'6.41–6.80', or nothing at all."""
+    if speedup is None or speedup.low is None or speedup.high is None:
+        return ""
+    return interval((speedup.low, speedup.high), 2)
+
+
+def signed(value: float) -> str:
+    """Points with their sign and a true minus: '−0.28', '+0.11', '0.00'."""
+    text = f"{value:+.2f}"
+    return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
+
+
+def gap_words(gap: Gap | None) -> str:
+    """How far the ONNX file is from the one it was made from."""
+    if gap is None or gap.relative is None and gap.max_abs is None:
+        return NOTHING
+    value = gap.relative if gap.relative is not None else gap.max_abs
+    return f"{value:.2g} {'relative' if gap.relative is not None else 'absolute'}"
+
+
+def compute_words(engine: EngineResult) -> str:
+    """What the engine computes in, where its backend could tell."""
+    compute = engine.compute
+    if isinstance(compute, dict):
+        return ", ".join(f"{key}: {value}" for key, value in compute.items())
+    return str(compute) if compute else NOTHING
+
+
+def unmeasured(engine: EngineResult) -> str:
+    """'not measured: no GPU'."""
+    return f"not measured: {engine.reason}"
+
+
+def best_engine(report: Report) -> EngineResult | None:
+    """The fastest measured engine below FP32 that breaks no limit, or else the fastest one; None without any."""
+    lossy = [e for e in report.engines if e.measured and e.precision != "fp32" and e.speedup_vs_fp32]
+    wrong = {limit.engine for limit in report.limits if limit.held is False}
+    sound = [e for e in lossy if e.name not in wrong and e.precision not in wrong]
+    return max(sound or lossy, key=lambda e: e.speedup_vs_fp32.value if e.speedup_vs_fp32 else 0.0, default=None)
+
+
+def _speed_words(speedup: Speedup) -> str:
+    if speedup.low is not None and speedup.high is not None and speedup.low <= 1 <= speedup.high:
+        return "is as fast as FP32"
+    if speedup.value >= 1:
+        return f"is {times(speedup.value)} as fast as FP32"
+    return f"is slower than FP32 ({times(speedup.value)} its speed)"
+
+
+def _accuracy_words(engine: EngineResult, report: Report) -> str:
+    reference, drop = fp32_reference(engine, report.engines), top1_drop(engine, report.engines)
+    if reference is None or drop is None:
+        return f"top-1 {percent(engine.top1_percent)} %"
+    inside = reference.top1_interval is not None and engine.top1_percent is not None and (
+        reference.top1_interval[0] <= engine.top1_percent <= reference.top1_interval[1])
+    where = ", inside FP32's 95 % interval" if inside else ""
+    return f"top-1 {percent(engine.top1_percent)} % against {percent(reference.top1_percent)} % ({signed(-drop)} points{where})"
+
+
+def headline(report: Report) -> str:
+    """The result in one sentence; says so plainly when nothing was measured."""
+    engine = best_engine(report)
+    if engine is None or engine.speedup_vs_fp32 is None:
+        built = len(report.engines)
+        return f"{built} engine{'' if built == 1 else 's'} built; none below FP32 could be timed against FP32 here."
+    share = weight_share(engine, report.engines)
+    weights = f" with {share:.0%} of its weight bytes".replace("%", " %") if share is not None else ""
+    return (f"{engine.precision.upper()} on {runtime_name(engine.runtime)} {_speed_words(engine.speedup_vs_fp32)}"
+            f"{weights}: {_accuracy_words(engine, report)}.")
+
+
+def verdict(report: Report) -> Tile:
+    """How many limits hold, as a headline figure."""
+    held, wrong = (sum(r.held is state for r in report.limits) for state in (True, False))
+    unchecked = len(report.limits) - held - wrong
+    note = ", ".join(filter(None, [f"{wrong} broken" if wrong else "", f"{unchecked} not checked here" if unchecked else ""]))
+    if not report.limits:
+        return Tile("Limits", "none", "the recipe sets no limits")
+    tone = "bad" if wrong else "good" if held else "plain"
+    return Tile("Limits held", f"{held} of {held + wrong}", note or "every limit was checked", tone)
+
+
+def tiles(report: Report) -> list[Tile]:
+    """The headline figures: speed, size and accuracy of the best engine, then the limits."""
+    engine = best_engine(report)
+    if engine is None or engine.speedup_vs_fp32 is None:
+        return [verdict(report)]
+    speedup, share, drop = engine.speedup_vs_fp32, weight_share(engine, report.engines), top1_drop(engine, report.engines)
+    spread = speedup_interval(speedup)
+    reference = fp32_reference(engine, report.engines)
+    shown = [Tile("Speed", times(speedup.value), f"FP32's speed{f', 95 % interval {spread}' if spread else ''}",
+                  "good" if (speedup.low or speedup.value) > 1 else "bad" if speedup.value < 1 else "plain")]
+    if share is not None:
+        whole = fp32_weight_bytes(engine, report.engines)
+        shown.append(Tile("Weights", times(share), f"{size(engine.weight_bytes)}, FP32 {size(whole)}",
+                          "good" if share < 1 else "plain"))
+    if drop is not None and reference is not None:
+        note = f"points of top-1: {percent(engine.top1_percent)} %, FP32 {percent(reference.top1_percent)} %"
+        shown.append(Tile("Accuracy", signed(-drop), note))
+    return [*shown, verdict(report)]
+
+
+def how_measured(report: Report) -> list[str]:
+    """Sentences on how the figures were taken, from the recipe's `measure` section and the counts found."""
+    cfg = report.recipe.get("measure", {})
+    counts = sorted({e.latency_ms.n for e in report.engines if e.latency_ms})
+    n = f" ({' or '.join(f'{c:,}' for c in counts)} timed runs of each engine)" if counts else ""
+    threads = cfg.get("threads")
+    return [
+        f"Accuracy: top-1 of the engine's own answers on all {report.data.test:,} test images, with a 95 % interval; "
+        "agreement is the share of images answered as the FP32 engine answers them.",
+        f"Latency: batch {cfg.get('batch', NOTHING)}, {cfg.get('warmup', NOTHING)} untimed runs first, then "
+        f"{cfg.get('rounds', NOTHING)} rounds that each time every engine {cfg.get('runs_per_round', NOTHING)} times in "
+        f"random order{n}, {threads if threads else 'all physical'} CPU threads. ± is one standard deviation.",
+        "Speed-up: FP32 latency divided by the engine's, against the FP32 engine of the same runtime where there is one, "
+        "with a bootstrap 95 % interval over rounds.",
+        "Weights: bytes of all weights as stored in the engine's ONNX file. Engine: the file that ships. 1 MB = 1,000,000 bytes.",
+    ]
+
+
+def environment_rows(report: Report) -> list[tuple[str, str]]:
+    """The machine as (what, value) rows; what is unknown is left out."""
+    env = report.environment
+    cores = f"{env.physical_cores} physical, {env.logical_cores} logical" if env.physical_cores else None
+    load = ", ".join(f"{x:.2f}" for x in env.load_average) + " (1, 5, 15 min)" if env.load_average else None
+    gpus = "; ".join(" ".join(filter(None, [g.name, f"(sm{g.sm})" if g.sm else "", f"driver {g.driver}" if g.driver else ""]))
+                     for g in env.gpus)
+    rows = [("CPU", env.cpu), ("Cores", cores), ("Instruction sets", ", ".join(env.instruction_sets)),
+            ("Memory", size(env.memory_bytes) if env.memory_bytes else None), ("Load average", load),
+            ("GPU", gpus or f"none ({env.gpu_reason})" if env.gpu_reason or gpus else "none"),
+            ("Platform", env.platform), ("Python", env.python)]
+    return [(what, value) for what, value in rows if value]
