@@ -33,14 +33,18 @@ POLL_S = 0.2
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a build. folder: where its files are; cached: it was not run this time; seconds: what making it took."""
+    """One step of a build.
+
+    folder: where its files are. cached: it was not run this time. seconds: what making it took. needs: the stages,
+    files and packages it reads, for `toolchain plan`.
+    """
 
     name: str
     key: str
     folder: Path
     cached: bool
     seconds: float
-    done: bool
+    needs: tuple[str, ...]
 
 
 @dataclass
@@ -76,12 +80,12 @@ class WorkDir:
         seconds = _verify(folder)["seconds"] if folder.is_dir() and not self.dry else 0.0
         if cached and not self.dry:
             log(f"{name:<32} cached")
-        stage = Stage(name, key, folder, cached, seconds, folder.is_dir())
+        stage = Stage(name, key, folder, cached, seconds, (*(s.name for s in inputs), *packages))
         self.stages.append(stage)
         return stage
 
     def publish(self, source: Path, name: str) -> Path:
-        """Show a stage's file as DIR/name (hard link where the file system can). Raises DigestMismatch, WorkDirError."""
+        """Show a stage's file as DIR/name (a hard link where possible). Raises DigestMismatch, WorkDirError."""
         target = self.out / name
         if self.dry or rank() != 0:
             return target
@@ -90,8 +94,8 @@ class WorkDir:
             if target.exists() and not target.samefile(source):
                 found = sha256_file(target)
                 if name in published and found not in (published[name], sha256_file(source)):
-                    raise DigestMismatch(f"{target}: SHA-256 is {found[:16]}…, but {published[name][:16]}… was written; the "
-                                         "file was altered: delete it and run the same command again")
+                    raise DigestMismatch(f"{target}: SHA-256 is {found[:16]}, but {published[name][:16]} was written; "
+                                         "the file was altered: delete it and run the same command again")
             if not target.exists() or not target.samefile(source):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _link(source, target)
@@ -138,6 +142,14 @@ def sha256_file(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def sha256_tree(path: Path) -> str:
+    """SHA-256 of a file, or over the names and bytes of all files in a folder."""
+    if path.is_file():
+        return sha256_file(path)
+    names = {p.relative_to(path).as_posix(): sha256_file(p) for p in sorted(path.rglob("*")) if p.is_file()}
+    return hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -192,13 +204,13 @@ def _verify(folder: Path) -> dict[str, Any]:
     """The record of a finished stage, after checking every file against it."""
     record = _read_json(folder / "stage.json")
     if not isinstance(record.get("files"), dict) or "seconds" not in record:
-        raise DigestMismatch(f"{folder}: its stage.json is missing or damaged; delete this folder and run the same command again")
+        raise DigestMismatch(f"{folder}: its stage.json is missing or damaged; delete this folder and run again")
     for name, expected in record["files"].items():
         path = folder / name
         found = sha256_file(path) if path.is_file() else "missing"
         if found != expected:
-            raise DigestMismatch(f"{path}: SHA-256 is {found[:16]}, but {expected[:16]} was recorded when it was made; the file was "
-                                 f"altered: delete {folder} and run the same command again")
+            raise DigestMismatch(f"{path}: SHA-256 is {found[:16]}, but {expected[:16]} was recorded when it was made; "
+                                 f"the file was altered: delete {folder} and run the same command again")
     return record
 
 
@@ -230,8 +242,8 @@ def _disk_errors(place: Path) -> Iterator[None]:
     except Exception as error:
         number = getattr(error, "errno", None)
         if number == errno.ENOSPC or "No space left on device" in str(error):
-            raise WorkDirError(f"{place}: the disk is full; free some space and run the same command again, finished stages "
-                               "are kept") from error
+            raise WorkDirError(f"{place}: the disk is full; free some space and run the same command again, "
+                               "finished stages are kept") from error
         if number in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
             raise WorkDirError(f"{place}: cannot be written ({os.strerror(number)}); choose another --out or mend the "
                                "permissions") from error

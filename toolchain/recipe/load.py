@@ -128,6 +128,17 @@ def resolved_yaml(recipe: Recipe) -> str:
 
 
 def data_roots(recipe_path: Path, data_root: Path | None) -> list[Path]:
-    """Where a dataset's relative paths are looked up, in order: --data-root or $TOOLCHAIN_DATA, then the recipe's folder."""
+    """Where relative dataset paths are looked up, in order: --data-root or $TOOLCHAIN_DATA, the recipe's folder."""
     root = data_root or (Path(os.environ["TOOLCHAIN_DATA"]) if os.environ.get("TOOLCHAIN_DATA") else None)
     return [*([root] if root else []), recipe_path.parent]
+
+
+def locate(path: str, base: Path, field: str) -> Path:
+    """A file or folder that the recipe names: relative to the recipe's folder `base`, else to the current one.
+
+    Raises RecipeError naming the field and both places.
+    """
+    for place in (base / path, Path(path)):
+        if place.exists():
+            return place
+    raise RecipeError(f"{field}: '{path}' exists neither in {base} nor in the current folder; mend the path")

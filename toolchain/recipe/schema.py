@@ -59,7 +59,7 @@ class DataSection(Section):
 
     image_size: int = Field(32, ge=8, le=1024, description="height and width of the network's input, in pixels")
     resize: int | None = Field(
-        None, ge=8, description="resize the short side to this, then crop the centre; null: resize straight to a square")
+        None, ge=8, description="resize the short side to this, then crop the centre; null: resize to a square")
     mean: tuple[float, float, float] | None = Field(None, description="per channel, on images scaled to [0, 1]")
     std: tuple[float, float, float] | None = Field(None, description="per channel, on images scaled to [0, 1]")
     val_fraction: float = Field(0.1, gt=0, lt=0.5, description="share of train held out as val; tuning sees only val")
@@ -133,7 +133,7 @@ class TorchModel(Section):
         "cifar", description="cifar: 3x3 stem, no early pooling, Linear(512, C) head; imagenet: torchvision's own")
     width: float = Field(1.0, gt=0, le=4, description="multiplies every channel count")
     weights: str | None = Field(
-        None, description="a .safetensors or .pth state dict, 'torchvision' (downloaded), or null: random initialisation")
+        None, description="a .safetensors or .pth state dict, 'torchvision' (downloaded), or null: random")
 
     @field_validator("arch")
     @classmethod
@@ -290,7 +290,7 @@ Calibrator = Annotated[
 class CalibrationImages(Section):
     """Which images calibrate: a set made by `toolchain calib`, or a draw from train."""
 
-    set: str | None = Field(None, description="folder of a calibration set, relative to the recipe; null: draw from train")
+    set: str | None = Field(None, description="folder of a calibration set; null: draw from train")
     images: int = Field(512, ge=1, description="how many images")
 
 
@@ -347,7 +347,7 @@ class Export(Section):
     """The clean float ONNX file that every engine starts from."""
 
     opset: int = Field(21, ge=21, le=25)
-    tolerance: float = Field(1e-3, gt=0, description="largest |logit difference| to PyTorch, relative to the largest logit")
+    tolerance: float = Field(1e-3, gt=0, description="largest logit difference to PyTorch / largest logit")
 
 
 class Batch(Section):
@@ -377,7 +377,7 @@ class RtxEngine(Section):
 
     runtime: Literal["tensorrt_rtx"]
     precision: Precision
-    target: str | None = Field(None, description="sm86, or several as sm86+sm89; null: every SM that runs this precision")
+    target: str | None = Field(None, description="sm86, or sm86+sm89; null: every SM that runs this precision")
     batch: Batch = Batch()
 
     @field_validator("target")
@@ -457,7 +457,7 @@ class Recipe(Section):
     prune: Prune | None = None
     quantize: Quantize = Ptq(method="ptq")
     export: Export = Export()
-    engines: tuple[Engine, ...] | None = Field(None, description="null: every precision each installed runtime can build")
+    engines: tuple[Engine, ...] | None = Field(None, description="null: every precision of each installed runtime")
     measure: Measure = Measure()
     limits: Limits = Limits()
 
@@ -467,5 +467,5 @@ class Recipe(Section):
             sections = [s for s in ("train", "distill", "prune") if s in self.model_fields_set and getattr(self, s)]
             if sections or isinstance(self.quantize, Qat):
                 named = ", ".join(sections + ["quantize: qat"] * isinstance(self.quantize, Qat))
-                raise ValueError(f"model.onnx is a finished network, so it cannot have {named}; remove it, or use model.arch")
+                raise ValueError(f"model.onnx is a finished network: remove {named}, or use model.arch")
         return self

@@ -1,0 +1,143 @@
+"""The command line: arguments in, exit code out, nothing else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from toolchain.errors import ToolchainError
+
+app = typer.Typer(
+    name="toolchain", no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
+    help="One recipe in, measured engines out: train, prune, quantize, export, build, measure and report.",
+    epilog="Start with: [bold]toolchain build recipes/vgg11_int8.yaml[/bold]   Exit codes: 0 done, 2 recipe, 3 data, "
+           "4 training, 5 ONNX, 6 engine, 7 package missing, 8 altered file, 9 output folder, 10 limit not held, "
+           "130 interrupted (the same command goes on).")
+
+INTERRUPTED = 130  # what typer turns a KeyboardInterrupt into
+
+RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML recipe, for example recipes/vgg11_int8.yaml")]
+SetOption = Annotated[Optional[list[str]], typer.Option(
+    "--set", metavar="FIELD=VALUE", help="Override a field: --set train.epochs=3 --set quantize.calibrator=max")]
+ImportOption = Annotated[Optional[list[Path]], typer.Option(
+    "--import", metavar="FILE.py", help="Run this Python file, whose MODELS dict adds your own networks to model.arch.")]
+RootOption = Annotated[Optional[Path], typer.Option(
+    "--data-root", envvar="TOOLCHAIN_DATA", help="Folder of datasets; relative data paths are looked up there first.")]
+OutOption = Annotated[Optional[Path], typer.Option("--out", help="Output folder  [default: build/<recipe name>]")]
+CacheOption = Annotated[Optional[Path], typer.Option(
+    "--cache", help="Folder of finished stages, to share them between builds  [default: OUT/stages]")]
+
+
+@app.callback()
+def _global(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error (anywhere on the line).")] = False,
+) -> None:
+    """One recipe in, measured engines out."""
+
+
+@app.command()
+def build(
+    recipe: RecipeArgument, out: OutOption = None, set_: SetOption = None, imports: ImportOption = None,
+    data_root: RootOption = None, cache: CacheOption = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the final table.")] = False,
+) -> None:
+    """Build every engine of RECIPE and report its true accuracy, latency and storage.
+
+    Finished stages are kept: after Ctrl-C, a crash or a full disk the same command goes on where it stopped, and a
+    repeated build does nothing. Everything lies under --out: report.html, report.md, report.json, engines/, onnx/.
+    """
+    from toolchain.commands import run_build
+
+    raise typer.Exit(run_build(recipe, set_ or [], imports or [], data_root, out, cache, quiet))
+
+
+@app.command()
+def plan(
+    recipe: RecipeArgument, out: OutOption = None, set_: SetOption = None, imports: ImportOption = None,
+    data_root: RootOption = None, cache: CacheOption = None,
+) -> None:
+    """Show what `build` would do: the stages, which are cached, what each needs and what is missing."""
+    from toolchain.commands import run_plan
+
+    raise typer.Exit(run_plan(recipe, set_ or [], imports or [], data_root, out, cache))
+
+
+@app.command()
+def validate(recipe: RecipeArgument, set_: SetOption = None, imports: ImportOption = None) -> None:
+    """Check RECIPE and name every mistake at once: file, line, field, value, what is allowed."""
+    from toolchain.commands import open_recipe
+
+    print(f"{recipe}: valid recipe '{open_recipe(recipe, set_ or [], imports or []).name}'")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of recipes, for editors (toolchain schema > recipes/schema.json)."""
+    import json
+
+    from toolchain.recipe.schema import Recipe
+
+    print(json.dumps(Recipe.model_json_schema(), indent=1))
+
+
+@app.command()
+def doctor(json_: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False) -> None:
+    """Say what this machine can build and run, and how to get the rest."""
+    from toolchain.commands import run_doctor
+
+    run_doctor(json_)
+
+
+@app.command()
+def calib(
+    recipe: RecipeArgument,
+    images: Annotated[int, typer.Option("--images", min=1, help="How many images, class-balanced, from train.")] = 512,
+    out: Annotated[Optional[Path], typer.Option("--out", help="Folder to write  [default: calib_data/<recipe name>]")] = None,
+    set_: SetOption = None, data_root: RootOption = None,
+) -> None:
+    """Make a calibration set from RECIPE's training images: uint8 arrays and a manifest with their SHA-256."""
+    from toolchain.commands import run_calib
+
+    run_calib(recipe, set_ or [], data_root, images, out)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: runs a command and exits with its code; a ToolchainError becomes one message."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words or bool(os.environ.get("TOOLCHAIN_DEBUG"))
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app([w for w in words if w != "--debug"], prog_name="toolchain")
+    except ToolchainError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            _stop_at_once("interrupted; finished stages are kept, the same command goes on from here", INTERRUPTED)
+        raise
+    except BrokenPipeError:
+        sys.exit(0)
+    except Exception as error:
+        if debug:
+            raise
+        print(f"internal error: {type(error).__name__}: {error}\nThis is a bug in toolchain: please report it with the "
+              "traceback that --debug shows.", file=sys.stderr)
+        sys.exit(70)
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _stop_at_once(message: str, code: int) -> None:
+    """Leave without waiting for worker threads of the runtimes."""
+    print(message, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(code)

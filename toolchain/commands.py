@@ -1,0 +1,109 @@
+"""What each subcommand does, callable from Python with the same arguments."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from toolchain.errors import RecipeError, ToolchainError
+from toolchain.recipe.load import data_roots, load_recipe
+from toolchain.recipe.schema import Recipe
+from toolchain.workdir import WorkDir, locked, rank
+
+
+def open_recipe(path: Path, overrides: Sequence[str] = (), imports: Sequence[Path] = ()) -> Recipe:
+    """The validated recipe. imports: Python files whose MODELS dict adds networks; they are run. Raises RecipeError."""
+    names: list[str] = []
+    for file in imports:
+        from toolchain.models import import_models
+
+        names += import_models(file)
+    return load_recipe(path, overrides, names)
+
+
+def run_build(
+    path: Path, overrides: Sequence[str] = (), imports: Sequence[Path] = (), data_root: Path | None = None,
+    out: Path | None = None, cache: Path | None = None, quiet: bool = False,
+) -> int:
+    """Build everything `path` asks for under `out` (default: build/<name>) and print the table.
+
+    Returns 0. Raises LimitsNotHeld after everything is written when an engine does not hold the recipe's limits.
+    """
+    from toolchain.build import build
+    from toolchain.console import log, set_quiet
+
+    set_quiet(quiet or rank() != 0)
+    recipe = open_recipe(path, overrides, imports)
+    work = WorkDir(out or Path("build") / recipe.name, cache)
+    if rank() != 0:
+        build(recipe, work, path.parent, data_roots(path, data_root), imports)
+        return 0
+    with locked(work.out):
+        report = build(recipe, work, path.parent, data_roots(path, data_root), imports)
+    from toolchain.report.limits import raise_if_broken
+    from toolchain.report.table import print_table
+
+    assert report is not None
+    print_table(report)
+    log(f"report: {work.out / 'report.html'}")
+    raise_if_broken(report)
+    return 0
+
+
+def run_plan(
+    path: Path, overrides: Sequence[str] = (), imports: Sequence[Path] = (), data_root: Path | None = None,
+    out: Path | None = None, cache: Path | None = None,
+) -> int:
+    """Print the stages of a build without running one. Returns 0, or the exit code of what is missing."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from toolchain.build import build
+
+    recipe = open_recipe(path, overrides, imports)
+    work = WorkDir(out or Path("build") / recipe.name, cache, dry=True)
+    missing: ToolchainError | None = None
+    try:
+        build(recipe, work, path.parent, data_roots(path, data_root), imports)
+    except ToolchainError as error:
+        missing = error
+    table = Table("stage", "key", "state", "needs", box=None, title=f"{recipe.name} in {work.out}", title_justify="left")
+    for stage in work.stages:
+        table.add_row(stage.name, stage.key[:12], "cached" if stage.cached else "to do", ", ".join(stage.needs))
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    console.print(table)
+    to_do = sum(not stage.cached for stage in work.stages)
+    if missing:
+        print(f"missing: {missing}")
+        return missing.exit_code
+    print(f"{to_do} of {len(work.stages)} stages to do" if to_do else "nothing to do: every stage is cached")
+    return 0
+
+
+def run_doctor(as_json: bool = False) -> None:
+    """Print what this machine can build and run, and how to get the rest."""
+    from toolchain.doctor import examine, render_doctor
+
+    facts = examine()
+    print(json.dumps(facts, indent=1)) if as_json else render_doctor(facts)
+
+
+def run_calib(
+    path: Path, overrides: Sequence[str] = (), data_root: Path | None = None, images: int = 512, out: Path | None = None,
+) -> Path:
+    """Write a calibration set of `images` class-balanced training images of the recipe. Returns its folder."""
+    from toolchain.data import load_dataset
+    from toolchain.data.calibration import check_disjoint, draw_calibration, write_calibration_set
+
+    recipe = open_recipe(path, overrides)
+    folder = out or Path("calib_data") / recipe.name
+    if folder.exists() and any(folder.iterdir()):
+        raise RecipeError(f"--out {folder}: the folder is not empty; choose another one, or remove it")
+    dataset = load_dataset(recipe.data, data_roots(path, data_root))
+    drawn, labels = draw_calibration(dataset, images, recipe.seed)
+    check_disjoint(drawn, dataset.test)
+    write_calibration_set(folder, drawn, labels, dataset)
+    print(f"{folder}: {len(drawn)} images of {dataset.name}, none of them in test")
+    return folder
