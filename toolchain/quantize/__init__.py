@@ -1,0 +1,1 @@
+"""Ranges for quantization: by calibration (PTQ) or learned during fine-tuning (QAT)."""
