@@ -6,14 +6,15 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
 from toolchain.errors import ToolchainError
 
 app = typer.Typer(
-    name="toolchain", no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
+    name="toolchain", no_args_is_help=True, add_completion=False, rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
     help="One recipe in, measured engines out: train, prune, quantize, export, build, measure and report.",
     epilog="Start with: [bold]toolchain build recipes/vgg11_int8.yaml[/bold]   Exit codes: 0 done, 2 recipe, 3 data, "
            "4 training, 5 ONNX, 6 engine, 7 package missing, 8 altered file, 9 output folder, 10 limit not held, "
@@ -21,21 +22,21 @@ app = typer.Typer(
 
 INTERRUPTED = 130  # what typer turns a KeyboardInterrupt into
 
-RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML recipe, for example recipes/vgg11_int8.yaml")]
-SetOption = Annotated[Optional[list[str]], typer.Option(
+RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file, such as recipes/vgg11_int8.yaml")]
+SetOption = Annotated[list[str] | None, typer.Option(
     "--set", metavar="FIELD=VALUE", help="Override a field: --set train.epochs=3 --set quantize.calibrator=max")]
-ImportOption = Annotated[Optional[list[Path]], typer.Option(
-    "--import", metavar="FILE.py", help="Run this Python file, whose MODELS dict adds your own networks to model.arch.")]
-RootOption = Annotated[Optional[Path], typer.Option(
+ImportOption = Annotated[list[Path] | None, typer.Option(
+    "--import", metavar="FILE.py", help="Run this Python file: its MODELS dict adds your own networks to model.arch.")]
+RootOption = Annotated[Path | None, typer.Option(
     "--data-root", envvar="TOOLCHAIN_DATA", help="Folder of datasets; relative data paths are looked up there first.")]
-OutOption = Annotated[Optional[Path], typer.Option("--out", help="Output folder  [default: build/<recipe name>]")]
-CacheOption = Annotated[Optional[Path], typer.Option(
+OutOption = Annotated[Path | None, typer.Option("--out", help="Output folder  [default: build/<recipe name>]")]
+CacheOption = Annotated[Path | None, typer.Option(
     "--cache", help="Folder of finished stages, to share them between builds  [default: OUT/stages]")]
 
 
 @app.callback()
 def _global(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error (anywhere on the line).")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """One recipe in, measured engines out."""
 
@@ -97,7 +98,7 @@ def doctor(json_: Annotated[bool, typer.Option("--json", help="Print the facts a
 def calib(
     recipe: RecipeArgument,
     images: Annotated[int, typer.Option("--images", min=1, help="How many images, class-balanced, from train.")] = 512,
-    out: Annotated[Optional[Path], typer.Option("--out", help="Folder to write  [default: calib_data/<recipe name>]")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder  [default: calib_data/<recipe name>]")] = None,
     set_: SetOption = None, data_root: RootOption = None,
 ) -> None:
     """Make a calibration set from RECIPE's training images: uint8 arrays and a manifest with their SHA-256."""

@@ -69,7 +69,8 @@ def run_plan(
         build(recipe, work, path.parent, data_roots(path, data_root), imports)
     except ToolchainError as error:
         missing = error
-    table = Table("stage", "key", "state", "needs", box=None, title=f"{recipe.name} in {work.out}", title_justify="left")
+    title = f"{recipe.name} in {work.out}"
+    table = Table("stage", "key", "state", "needs", box=None, title=title, title_justify="left")
     for stage in work.stages:
         table.add_row(stage.name, stage.key[:12], "cached" if stage.cached else "to do", ", ".join(stage.needs))
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
@@ -91,7 +92,8 @@ def run_doctor(as_json: bool = False) -> None:
 
 
 def run_calib(
-    path: Path, overrides: Sequence[str] = (), data_root: Path | None = None, images: int = 512, out: Path | None = None,
+    path: Path, overrides: Sequence[str] = (), data_root: Path | None = None, images: int = 512,
+    out: Path | None = None,
 ) -> Path:
     """Write a calibration set of `images` class-balanced training images of the recipe. Returns its folder."""
     from toolchain.data import load_dataset

@@ -84,6 +84,12 @@ class WorkDir:
         self.stages.append(stage)
         return stage
 
+    def start(self, resolved_recipe: str) -> None:
+        """Make the output folder and write down the recipe with every default. Raises WorkDirError."""
+        with _disk_errors(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
+            write_text(self.out / "recipe.resolved.yaml", resolved_recipe)
+
     def publish(self, source: Path, name: str) -> Path:
         """Show a stage's file as DIR/name (a hard link where possible). Raises DigestMismatch, WorkDirError."""
         target = self.out / name

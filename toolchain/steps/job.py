@@ -1,0 +1,68 @@
+"""What every step of one build is given."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from toolchain.recipe.schema import Recipe
+from toolchain.workdir import Stage, WorkDir, write_text
+
+if TYPE_CHECKING:
+    from toolchain.data import Dataset
+
+TRAINING_PACKAGES = ("torch", "accelerate")
+ONNX_PACKAGES = ("onnx", "onnx-ir", "onnxscript")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One build under way.
+
+    base: folder that the recipe's relative paths start from. roots: where datasets are looked up. imports: files with
+    the user's own networks. dataset: loads the data when first called. data: the stage that records its split.
+    """
+
+    recipe: Recipe
+    work: WorkDir
+    base: Path
+    roots: Sequence[Path]
+    imports: Sequence[Path]
+    dataset: Callable[[], Dataset]
+    data: Stage
+
+
+def open_job(
+    recipe: Recipe, work: WorkDir, base: Path, roots: Sequence[Path], imports: Sequence[Path], name: str = "data"
+) -> Job:
+    """A build of `recipe` after its first stage, the data. Raises DataError when the data is missing or damaged."""
+    from toolchain.data import fingerprint
+
+    @cache
+    def dataset() -> Dataset:
+        from toolchain.data import load_dataset
+
+        return load_dataset(recipe.data, roots)
+
+    def make(folder: Path) -> str:
+        loaded = dataset()
+        loaded.preprocess.save(folder / "preprocess.json")
+        facts = {"name": loaded.name, "classes": list(loaded.classes), "split_sha256": loaded.split_sha256,
+                 "train": len(loaded.train), "val": len(loaded.val), "test": len(loaded.test)}
+        write_text(folder / "data.json", json.dumps(facts, indent=1))
+        return f"{loaded.name}: {len(loaded.train)} train, {len(loaded.val)} val, {len(loaded.test)} test"
+
+    section = [plain(recipe.data, "workers", "memory_mb"), fingerprint(recipe.data, roots)]
+    data = work.stage(name, make, section=section, rooms=["data"], packages=["numpy", "pillow"])
+    return Job(recipe, work, base, roots, imports, dataset, data)
+
+
+def plain(section: BaseModel, *left_out: str) -> dict[str, Any]:
+    """A section as JSON-able data, without the fields that cannot change the result."""
+    return section.model_dump(mode="json", exclude=set(left_out))
