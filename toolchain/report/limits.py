@@ -129,7 +129,7 @@ def check_limits(limits: Limits, engines: Sequence[EngineResult | Mapping[str, A
 
 def amount(limit: str, value: float) -> str:
     """A limit's value with its unit: '3×', '0.27 of FP32', '98.33 %'."""
-    number = f"{value:,.0f}" if limit == "engine_bytes" else f"{value:.5g}"
+    number = f"{value:,.0f}" if limit == "engine_bytes" else f"{value:.4g}" if value < 10 else f"{value:.5g}"
     return f"{number}{RULES[limit].unit if limit in RULES else ''}"
 
 

@@ -70,9 +70,12 @@ def interval(pair: tuple[float, float] | None, digits: int = 1) -> str:
     return "" if pair is None else f"{pair[0]:.{digits}f}–{pair[1]:.{digits}f}"
 
 
-def latency(figures: Latency | None) -> str:
-    """p50 with the standard deviation: '0.98 ± 0.04'."""
-    return NOTHING if figures is None else f"{milliseconds(figures.p50)} ± {milliseconds(figures.std)}"
+def spread(figures: Latency | None) -> str:
+    """The standard deviation, as many decimals as the p50 it stands beside: '± 0.04', or nothing at all."""
+    if figures is None:
+        return ""
+    decimals = len(milliseconds(figures.p50).partition(".")[2])
+    return f"± {figures.std:.{decimals}f}"
 
 
 def times(value: float | None) -> str:

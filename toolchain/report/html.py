@@ -1,0 +1,163 @@
+"""report.html: one self-contained page; it loads nothing from anywhere and runs no script.
+
+Names in a report (classes, engines, paths, the recipe's own strings) may hold HTML; jinja2 escapes them all. Only the
+SVG of `plot` is trusted, and it escapes its texts itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from toolchain.report import plot, words
+from toolchain.report.limits import amount, asks, weight_share
+from toolchain.report.schema import EngineResult, LimitResult, Report
+
+FOLDER = Path(__file__).parent
+VERDICTS = {True: ("good", "held"), False: ("bad", "broken"), None: ("plain", "not checked")}
+
+
+def _labels(engines: Sequence[EngineResult]) -> dict[str, str]:
+    """The shortest label that tells the engines of a plot apart: precision, then runtime, then target."""
+    runtimes = {e.runtime for e in engines}
+    pairs = Counter((e.precision, e.runtime) for e in engines)
+    labels = {}
+    for e in engines:
+        label = e.precision.upper() + (f" {words.runtime_name(e.runtime)}" if len(runtimes) > 1 else "")
+        labels[e.name] = label + (f" {e.target}" if pairs[e.precision, e.runtime] > 1 else "")
+    return labels
+
+
+def _tooltip(e: EngineResult) -> str:
+    latency = e.latency_ms
+    return (f"{e.name}: top-1 {words.percent(e.top1_percent)} % ({words.interval(e.top1_interval) or 'no interval'}), "
+            f"p50 {words.milliseconds(latency.p50 if latency else None)} ms, weights {words.size(e.weight_bytes)}")
+
+
+def _plots(report: Report) -> list[Markup]:
+    """The accuracy plot for a screen and for a phone; empty when nothing was measured."""
+    shown = [e for e in report.engines if e.latency_ms and e.top1_percent is not None]
+    labels = _labels(shown)
+    points = [plot.Point(labels[e.name], _tooltip(e), e.precision, e.runtime, e.latency_ms.p50, e.latency_ms.p95,
+                         e.top1_percent, *(e.top1_interval or (None, None)), float(e.weight_bytes or 0))
+              for e in shown if e.latency_ms and e.top1_percent is not None]
+    if not points:
+        return []
+    phone = [p._replace(label=e.precision.upper()) for p, e in zip(points, shown, strict=True)]
+    return [Markup(plot.accuracy_plot(points, 1040, 470, "plot wide")),
+            Markup(plot.accuracy_plot(phone, 380, 400, "plot narrow"))]
+
+
+def _legend(report: Report) -> list[dict[str, Any]]:
+    runtimes = dict.fromkeys(e.runtime for e in report.engines if e.measured)
+    return [{"name": words.runtime_name(r),
+             "mark": Markup('<svg viewBox="0 0 16 16" aria-hidden="true">'
+                            + plot.shape(plot.SHAPES.get(r, "circle"), 8, 8, 95, "mark") + "</svg>")} for r in runtimes]
+
+
+def _row(e: EngineResult, report: Report) -> dict[str, Any]:
+    latency, speedup = e.latency_ms, e.speedup_vs_fp32
+    share = weight_share(e, report.engines)
+    tone = "" if speedup is None or speedup.low is None or speedup.high is None else (
+        "good" if speedup.low > 1 else "bad" if speedup.high < 1 else "")
+    return {
+        "name": e.name, "precision": e.precision, "runtime": words.runtime_name(e.runtime),
+        "target": e.target.replace("+", " + "), "measured": e.measured, "unmeasured": words.unmeasured(e),
+        "top1": words.percent(e.top1_percent), "top1_interval": words.interval(e.top1_interval),
+        "top5": words.percent(e.top5_percent), "agreement": words.percent(e.agreement_percent),
+        "p50": words.milliseconds(latency.p50 if latency else None), "spread": words.spread(latency),
+        "speedup": words.times(speedup.value if speedup else None), "speedup_interval": words.speedup_interval(speedup),
+        "speedup_tone": tone, "weights": words.size(e.weight_bytes), "share": f"{share:.2f}×" if share is not None else "",
+        "engine_bytes": words.size(e.engine_bytes), "memory": words.size(e.peak_memory_bytes),
+        "compute": words.compute_words(e), "gap": words.gap_words(e.gap), "path": e.path or words.NOTHING,
+        "sha256": e.sha256 or words.NOTHING,
+        "throughput": [{"batch": t.batch, "value": f"{t.images_per_s:,.0f}"} for t in e.throughput],
+    }
+
+
+def _storage(report: Report) -> list[dict[str, Any]]:
+    """Bars: weight bytes and engine bytes of each engine, in percent of the largest of all."""
+    most = max((max(e.weight_bytes or 0, e.engine_bytes or 0) for e in report.engines), default=0) or 1
+    return [{"name": e.name, "precision": e.precision, "runtime": words.runtime_name(e.runtime),
+             "weights": round(100 * (e.weight_bytes or 0) / most, 2), "engine": round(100 * (e.engine_bytes or 0) / most, 2),
+             "text": f"{words.size(e.weight_bytes)} / {words.size(e.engine_bytes)}"} for e in report.engines]
+
+
+def _strips(report: Report) -> dict[str, Any]:
+    """p50, p95 and p99 of each timed engine as percent of a shared log axis."""
+    timed = [e for e in report.engines if e.latency_ms]
+    if not timed:
+        return {"rows": [], "ticks": []}
+    low = math.log10(min(e.latency_ms.p50 for e in timed if e.latency_ms)) - 0.06
+    high = math.log10(max(e.latency_ms.p99 for e in timed if e.latency_ms)) + 0.06
+
+    def at(milliseconds: float) -> float:
+        return round(100 * (math.log10(milliseconds) - low) / (high - low), 2)
+
+    rows = [{"name": e.name, "precision": e.precision, "runtime": words.runtime_name(e.runtime),
+             "p50": at(lat.p50), "p95": at(lat.p95), "p99": at(lat.p99),
+             "text": " / ".join(words.milliseconds(v) for v in (lat.p50, lat.p95, lat.p99))}
+            for e in timed for lat in [e.latency_ms] if lat]
+    return {"rows": rows, "ticks": [{"at": at(t), "text": plot.tick_text(t)} for t in plot.log_ticks(10**low, 10**high, 7)]}
+
+
+def _limit(result: LimitResult) -> dict[str, Any]:
+    tone, verdict = VERDICTS[result.held]
+    found = amount(result.limit, result.found) if result.found is not None else result.reason
+    return {"tone": tone, "verdict": verdict, "engine": result.engine, "limit": result.limit, "asks": asks(result),
+            "found": found}
+
+
+def _training(report: Report) -> list[dict[str, Any]]:
+    runs = []
+    for run in report.training:
+        spent = sum(e.seconds or 0.0 for e in run.epochs)
+        charts = [(title, plot.curve([(e.epoch, getattr(e, field)) for e in run.epochs], f"{run.title}: {title}",
+                                     percent=field == "val_top1_percent"))
+                  for title, field in (("loss", "loss"), ("val top-1, %", "val_top1_percent"))]
+        runs.append({"title": run.title, "charts": [(t, Markup(c)) for t, c in charts if c],
+                     "note": f"{len(run.epochs)} epoch{'' if len(run.epochs) == 1 else 's'}, {words.seconds(spent)}"})
+    return runs
+
+
+def _stages(report: Report) -> list[dict[str, Any]]:
+    most = max((s.seconds or 0.0 for s in report.stages), default=0.0) or 1.0
+    return [{"name": s.name, "cached": s.cached, "key": s.key[:12], "text": words.seconds(s.seconds),
+             "width": round(100 * (s.seconds or 0.0) / most, 2)} for s in report.stages]
+
+
+def _yaml_lines(recipe: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The resolved recipe as (indent, key, rest) lines, so that the page can colour its keys."""
+    lines = []
+    for line in yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=100).splitlines():
+        body = line.lstrip(" -")
+        key, colon, rest = body.partition(":")
+        is_key = bool(colon) and key.replace("_", "").isalnum()
+        indent = line[:len(line) - len(body)]
+        lines.append((indent, key + colon, rest) if is_key else (indent, "", body))
+    return lines
+
+
+def render_html(report: Report) -> str:
+    """report.html as text; the same report gives the same bytes."""
+    environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined,
+                              trim_blocks=True, lstrip_blocks=True)
+    total = sum(s.seconds or 0.0 for s in report.stages)
+    return environment.get_template("template.html.j2").render(
+        report=report, name=str(report.recipe.get("name", "build")), headline=words.headline(report),
+        tiles=words.tiles(report), plots=_plots(report), legend=_legend(report),
+        precisions=list(dict.fromkeys(e.precision for e in report.engines)),
+        engines=[_row(e, report) for e in report.engines],
+        storage=_storage(report), strips=_strips(report), limits=[_limit(r) for r in report.limits],
+        training=_training(report), stages=_stages(report), total=words.seconds(total),
+        how=words.how_measured(report), environment=words.environment_rows(report),
+        packages=[(n, v) for n, v in report.environment.packages.items() if v], yaml_lines=_yaml_lines(report.recipe),
+        unmeasured=[e.name for e in report.engines if not e.measured],
+    ).rstrip() + "\n"

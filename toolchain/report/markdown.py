@@ -1,0 +1,125 @@
+"""report.md: the whole result as GitHub Markdown, for a pull request or a README."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from toolchain.report import words
+from toolchain.report.limits import amount, asks
+from toolchain.report.schema import EngineResult, Report
+
+VERDICTS = {True: "✅ held", False: "❌ **broken**", None: "not checked"}
+ENGINE_TITLES = ("Engine", "Top-1 % (95 %)", "Top-5 %", "Agreement %", "p50 ms", "p95", "p99", "Speed-up (95 %)",
+                 "Weights", "Engine file", "Peak memory")
+
+
+def escape(text: object) -> str:
+    """Text that Markdown takes as it stands: no HTML, no table cell broken in two, no emphasis by accident."""
+    plain = str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_|\[\]])", r"\\\1", plain).replace("\r", " ").replace("\n", " ")
+
+
+def code(text: object) -> str:
+    """Text as inline code, safe inside a table too."""
+    return f"`{str(text).replace('`', chr(39)).replace('|', '¦').replace(chr(10), ' ')}`"
+
+
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """A GitHub table whose first `left` columns are left-aligned and whose other columns are right-aligned."""
+    marks = [":---" if i < left else "---:" for i in range(len(titles))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [titles, marks, *rows])
+
+
+def _with(figure: str, spread: str) -> str:
+    return f"{figure} ({spread})" if spread else figure
+
+
+def _engine_row(engine: EngineResult) -> list[str]:
+    sizes = [words.size(engine.weight_bytes), words.size(engine.engine_bytes), words.size(engine.peak_memory_bytes)]
+    if not engine.measured:
+        return [code(engine.name), f"*{escape(words.unmeasured(engine))}*", *[words.NOTHING] * 6, *sizes]
+    latency, speedup = engine.latency_ms, engine.speedup_vs_fp32
+    return [
+        code(engine.name), _with(words.percent(engine.top1_percent), words.interval(engine.top1_interval)),
+        words.percent(engine.top5_percent), words.percent(engine.agreement_percent),
+        f"{words.milliseconds(latency.p50)} {words.spread(latency)}" if latency else words.NOTHING,
+        words.milliseconds(latency.p95 if latency else None), words.milliseconds(latency.p99 if latency else None),
+        _with(words.times(speedup.value if speedup else None), words.speedup_interval(speedup)), *sizes,
+    ]
+
+
+def _throughput(report: Report) -> str:
+    swept = [e for e in report.engines if e.throughput]
+    batches = sorted({t.batch for e in swept for t in e.throughput})
+    if not swept:
+        return ""
+    rows = [[code(e.name), *(f"{found[b]:,.0f}" if b in found else words.NOTHING for b in batches)]
+            for e in swept for found in [{t.batch: t.images_per_s for t in e.throughput}]]
+    return "## Throughput\nImages per second.\n\n" + table(["Engine", *(f"batch {b}" for b in batches)], rows)
+
+
+def _limits(report: Report) -> str:
+    if not report.limits:
+        return ""
+    rows = [[VERDICTS[r.held], code(r.engine), code(r.limit), asks(r),
+             amount(r.limit, r.found) if r.found is not None else escape(r.reason)]
+            for r in sorted(report.limits, key=lambda r: (r.held is not False, r.held is None))]
+    return "## Limits\n" + table(["", "Engine", "Limit", "Asked", "Found"], rows, left=5)
+
+
+def _training(report: Report) -> str:
+    rows = []
+    for run in report.training:
+        best = max((e.val_top1_percent for e in run.epochs if e.val_top1_percent is not None), default=None)
+        last = run.epochs[-1] if run.epochs else None
+        spent = [e.seconds for e in run.epochs if e.seconds is not None]
+        loss = f"{last.loss:.4g}" if last and last.loss is not None else words.NOTHING
+        rows.append([escape(run.title), str(len(run.epochs)), loss,
+                     words.percent(last.val_top1_percent if last else None), words.percent(best),
+                     words.seconds(sum(spent) if spent else None)])
+    titles = ["Run", "Epochs", "Last loss", "Last val top-1 %", "Best val top-1 %", "Time"]
+    return "## Training\n" + table(titles, rows) if rows else ""
+
+
+def _details(report: Report) -> str:
+    rows = [[code(e.name), escape(words.compute_words(e)), escape(words.gap_words(e.gap)),
+             code(e.path) if e.path else words.NOTHING, code(e.sha256[:16]) if e.sha256 else words.NOTHING]
+            for e in report.engines]
+    titles = ["Engine", "Computes in", "ONNX gap to its predecessor", "File", "SHA-256 begins"]
+    return "## Engine files\n" + table(titles, rows, left=5)
+
+
+def _data(report: Report) -> str:
+    data = report.data
+    rows = [["Dataset", escape(data.name)], ["Classes", str(len(data.classes))],
+            ["Images", f"{data.train:,} train, {data.val:,} val, {data.test:,} test"],
+            ["Split SHA-256", code(data.split_sha256)]]
+    if data.calibration:
+        rows.append(["Calibration", f"{data.calibration.images:,} images from {escape(data.calibration.source)}"])
+    return "## Data\n" + table(["", ""], rows, left=2)
+
+
+def _stages(report: Report) -> str:
+    rows = [[escape(s.name), words.seconds(s.seconds), "from cache" if s.cached else "", code(s.key[:12])]
+            for s in report.stages]
+    return "## Stages\n" + table(["Stage", "Time", "", "Key"], rows)
+
+
+def _environment(report: Report) -> str:
+    packages = ", ".join(f"{name} {version}" for name, version in report.environment.packages.items() if version)
+    rows = [[what, escape(value)] for what, value in [*words.environment_rows(report), ("Packages", packages)]]
+    return "## Environment\n" + table(["", ""], rows, left=2)
+
+
+def render_markdown(report: Report) -> str:
+    """report.md as text; the same report gives the same bytes."""
+    sections = [
+        f"# {escape(report.recipe.get('name', 'build'))}",
+        f"**{escape(words.headline(report))}**",
+        "## Engines\n" + table(ENGINE_TITLES, map(_engine_row, report.engines)),
+        _limits(report), _throughput(report), _training(report),
+        "## How this was measured\n" + "\n".join(f"- {line}" for line in words.how_measured(report)),
+        _details(report), _data(report), _stages(report), _environment(report),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
