@@ -1,0 +1,136 @@
+"""What a user reads when a recipe is wrong, and that right ones resolve as written."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolchain.errors import RecipeError
+from toolchain.recipe.load import load_recipe, locate, resolved_yaml
+from toolchain.recipe.schema import ARCHITECTURES, Recipe
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "r.yaml"
+    path.write_text(text)
+    return path
+
+
+def complaint(folder: Path, text: str, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(folder, text), overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_every_shipped_recipe_is_valid_and_points_editors_to_the_schema(path: Path) -> None:
+    assert load_recipe(path).name == path.stem
+    pointer = path.read_text().splitlines()[0]
+    assert pointer.startswith("# yaml-language-server: $schema=")
+    assert (path.parent / pointer.split("=", 1)[1]).is_file()
+
+
+def test_the_shipped_json_schema_is_the_one_the_code_makes() -> None:
+    import json
+
+    shipped = json.loads((RECIPES[0].parent / "schema.json").read_text())
+    assert shipped == Recipe.model_json_schema(), "run: toolchain schema > recipes/schema.json"
+
+
+def test_sections_stand_in_pipeline_order() -> None:
+    assert list(Recipe.model_fields) == [
+        "name", "seed", "data", "model", "train", "distill", "prune", "quantize", "export", "engines", "measure", "limits"]
+
+
+def test_defaults_are_written_back_and_the_result_is_the_same_recipe(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, "name: a\nmodel: {arch: vgg11_bn}\nquantize: ptq\n"))
+    text = resolved_yaml(recipe)
+    assert yaml.safe_load(text)["train"]["optimizer"] == {
+        "method": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.0005}
+    assert load_recipe(write(tmp_path, text)) == recipe
+
+
+def test_an_unknown_key_is_named_with_line_value_allowed_keys_and_nearest_spelling(tmp_path: Path) -> None:
+    text = complaint(tmp_path, "name: a\nmodel: {arch: vgg11}\ntrain:\n  epoch: 3\n")
+    assert text.startswith(f"{tmp_path}/r.yaml:4: train.epoch: unknown key (value 3); expected ")
+    assert "batch_size" in text and text.endswith("did you mean 'epochs'?")
+
+
+def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
+    lines = complaint(tmp_path, "name: a\nseed: -1\nmodel: {arch: vgg12}\nquantize: {method: qta}\n").splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["seed", "model.arch", "quantize"]
+    assert "did you mean 'vgg11'?" in lines[1] or "did you mean 'vgg1" in lines[1]
+    assert lines[2].endswith("found 'qta', expected ptq, qat, did you mean 'qat'?")
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("name: a\nmodel: {arch: vgg11}\ntrain: {optimizer: {method: adamw, momentum: 0.9}}", "train.optimizer.momentum: unknown"),
+    ("name: a\nmodel: {arch: vgg11}\nquantize: {method: ptq, provider: modelopt}", "quantize.provider: unknown key"),
+    ("name: a\nmodel: {arch: vgg11}\nquantize: {method: ptq, calibrator: {method: max, percentile: 99}}",
+     "quantize.calibrator.percentile: unknown key"),
+    ("name: a\nmodel: {onnx: x.onnx}\nquantize: qat", "model.onnx is a finished network: remove quantize: qat"),
+    ("name: a\nmodel: {onnx: x.onnx}\ntrain: {epochs: 3}", "model.onnx is a finished network: remove train"),
+    ("name: a\nmodel: {arch: vgg11}\nengines: [{runtime: tensorrt_rtx, precision: int8, target: sm87}]",
+     "engines.0.target: TensorRT-RTX has no sm87; expected sm75"),
+    ("name: a\nmodel: {arch: vgg11}\nengines: [{runtime: openvino, precision: int4}]", "found 'int4', expected fp32 or bf16"),
+    ("name: a\nmodel: {arch: vgg11}\ntrain: {epochs: many}", "train.epochs: found 'many': input should be a valid integer"),
+    ("name: a\nmodel: {arch: vgg11}\ndata: {source: digits, std: [1, 0, 1]}", "every std must be above 0"),
+    ("name: a\nmodel: {arch: vgg11}\ndata: {source: folder, train: x, resize: 16}", "resize (16) must be at least image_size (32)"),
+    ("name: ../a\nmodel: {arch: vgg11}", "name: found '../a'"),
+    ("name: a\nname: b\nmodel: {arch: vgg11}", "r.yaml:2: name: the key stands twice (first on line 1)"),
+    ("- 1\n", "expected a mapping of sections"),
+    ("", "expected a mapping of sections"),
+    ("name: [\n", "not valid YAML"),
+    ("name: !!python/object/apply:os.system [ls]\nmodel: {arch: vgg11}", "not valid YAML"),
+])
+def test_an_impossible_recipe_is_refused_in_one_sentence(tmp_path: Path, text: str, expected: str) -> None:
+    assert expected in complaint(tmp_path, text)
+
+
+def test_an_override_reaches_a_field_of_a_section_left_at_its_default(tmp_path: Path) -> None:
+    path = write(tmp_path, "name: a\nmodel: {arch: vgg11}\nquantize: ptq\n")
+    recipe = load_recipe(path, ["train.optimizer.lr=0.1", "quantize.int4.block=64", "data.val_fraction=0.2"])
+    assert (recipe.train.optimizer.lr, recipe.quantize.int4.block, recipe.data.val_fraction) == (0.1, 64, 0.2)
+
+
+def test_a_wrong_override_is_named_as_typed(tmp_path: Path) -> None:
+    text = complaint(tmp_path, "name: a\nmodel: {arch: vgg11}\n", "train.epochs=x")
+    assert text.startswith("--set train.epochs=x: train.epochs: found 'x'")
+    assert "expected FIELD=VALUE" in complaint(tmp_path, "name: a\nmodel: {arch: vgg11}\n", "train.epochs")
+    assert "the recipe has no engines.4" in complaint(tmp_path, "name: a\nmodel: {arch: vgg11}\nengines: []\n", "engines.4.x=1")
+
+
+def test_an_imported_architecture_is_allowed_only_when_imported(tmp_path: Path) -> None:
+    path = write(tmp_path, "name: a\nmodel: {arch: my_net}\n")
+    assert load_recipe(path, architectures=["my_net"]).model.arch == "my_net"
+    with pytest.raises(RecipeError, match="my_net"):
+        load_recipe(path)
+
+
+def test_a_missing_recipe_and_a_missing_file_name_the_places(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no such recipe"):
+        load_recipe(tmp_path / "none.yaml")
+    with pytest.raises(RecipeError, match="model.onnx: 'a.onnx' exists neither in"):
+        locate("a.onnx", tmp_path, "model.onnx")
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+                        st.sampled_from([*Recipe.model_fields, "method", "source", "arch", "onnx", "teacher"]), inner)))
+def test_no_yaml_content_makes_anything_but_a_recipe_error(tmp_path_factory: pytest.TempPathFactory, content: object) -> None:
+    path = write(tmp_path_factory.mktemp("fuzz"), yaml.safe_dump(content))
+    try:
+        load_recipe(path)
+    except RecipeError:
+        pass
+
+
+def test_the_architectures_a_recipe_allows_are_the_models_we_have() -> None:
+    pytest.importorskip("torch")
+    from toolchain.models import MODELS
+
+    assert set(MODELS) == set(ARCHITECTURES)

@@ -1,0 +1,68 @@
+"""The house rules that a reader cannot see at a glance: who imports whom, and what stays light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "toolchain"
+JOINERS = {"cli", "commands", "build", "steps", "__main__"}  # they may import every room
+BASE = {"errors", "console", "workdir", "recipe", "ranges"}  # every room may import them
+ALLOWED = {  # room -> further rooms it may import; whatever is not here imports the base alone
+    "checkpoint": set(),
+    "train": {"data", "checkpoint"},
+    "quantize": {"train", "data", "graph", "distill"},
+    "prune": set(),
+    "models": {"prune"},
+    "export": {"graph"},
+    "distill": {"train", "data"},
+    "measure": {"engines"},
+    "report": {"doctor"},
+    "engines": {"graph"},
+    "doctor": {"engines"},
+}
+NO_TORCH = ("recipe", "engines", "measure", "report", "graph", "ranges", "workdir", "console", "errors", "doctor")
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_room_imports_only_the_rooms_below_it(path: Path) -> None:
+    here = room(path)
+    if here in JOINERS or here == "__init__":
+        return
+    others = {n.split(".")[1] for n in imports(path) if n.startswith("toolchain.")} - {here} - BASE
+    assert others <= ALLOWED.get(here, set())
+
+
+@pytest.mark.parametrize("name", NO_TORCH)
+def test_the_target_side_and_the_ground_floor_never_name_torch(name: str) -> None:
+    place = PACKAGE / name
+    for path in place.rglob("*.py") if place.is_dir() else [place.with_suffix(".py")]:
+        assert not {n for n in imports(path) if n.split(".")[0] in ("torch", "torchvision")}, path
+
+
+def test_help_and_validation_load_no_heavy_package() -> None:
+    code = ("import sys; from toolchain.commands import open_recipe; from pathlib import Path; import toolchain.cli;"
+            f"open_recipe(Path({str(PACKAGE.parent / 'recipes' / 'vgg11_int8.yaml')!r}));"
+            "print([m for m in ('torch','onnx','onnxruntime','numpy','pandas','matplotlib','tensorrt_rtx') if m in sys.modules])")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_no_file_holds_more_than_one_idea() -> None:
+    long = {str(p.relative_to(PACKAGE)): n for p in PACKAGE.rglob("*.py") if (n := len(p.read_text().splitlines())) > 300}
+    assert not long

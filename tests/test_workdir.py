@@ -1,0 +1,107 @@
+"""Stages are cached by content, appear whole or not at all, and are trusted only while their digests hold."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from toolchain.errors import DigestMismatch, WorkDirError
+from toolchain.workdir import WorkDir, locked, sha256_file, stage_key
+
+
+def make(text: str, calls: list[str] | None = None):
+    def write(folder: Path) -> str:
+        if calls is not None:
+            calls.append(text)
+        (folder / "file.txt").write_text(text)
+        return "done"
+
+    return write
+
+
+def test_a_finished_stage_is_not_run_again(tmp_path: Path) -> None:
+    calls: list[str] = []
+    first = WorkDir(tmp_path).stage("a", make("1", calls), section={"x": 1})
+    second = WorkDir(tmp_path).stage("a", make("1", calls), section={"x": 1})
+    assert calls == ["1"]
+    assert (first.cached, second.cached) == (False, True)
+    assert second.seconds == first.seconds
+    assert (second.folder / "file.txt").read_text() == "1"
+
+
+def test_a_stage_runs_again_when_its_section_an_input_or_a_version_changes() -> None:
+    base = stage_key("a", {"x": 1}, ["k"], ["errors.py"], ["numpy"])
+    assert base == stage_key("a", {"x": 1}, ["k"], ["errors.py"], ["numpy"])
+    assert len({base, stage_key("a", {"x": 2}, ["k"], ["errors.py"], ["numpy"]),
+                stage_key("a", {"x": 1}, ["j"], ["errors.py"], ["numpy"]),
+                stage_key("a", {"x": 1}, ["k"], ["console.py"], ["numpy"]),
+                stage_key("a", {"x": 1}, ["k"], ["errors.py"], ["absent-package"])}) == 5
+
+
+def test_an_interrupted_stage_goes_on_from_what_it_left(tmp_path: Path) -> None:
+    def interrupted(folder: Path) -> str:
+        (folder / "half.txt").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        WorkDir(tmp_path).stage("a", interrupted)
+
+    def resumed(folder: Path) -> str:
+        assert (folder / "half.txt").read_text() == "half"
+        return "resumed"
+
+    assert not WorkDir(tmp_path).stage("a", resumed).cached
+
+
+def test_an_altered_file_is_named_and_never_used(tmp_path: Path) -> None:
+    stage = WorkDir(tmp_path).stage("a", make("1"))
+    (stage.folder / "file.txt").write_text("2")
+    with pytest.raises(DigestMismatch, match="file.txt: SHA-256 is .* the file was altered: delete"):
+        WorkDir(tmp_path).stage("a", make("1"))
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "{}"])
+def test_a_damaged_record_is_named(tmp_path: Path, damage: str) -> None:
+    stage = WorkDir(tmp_path).stage("a", make("1"))
+    (stage.folder / "stage.json").write_text(damage)
+    with pytest.raises(DigestMismatch, match="stage.json is missing or damaged"):
+        WorkDir(tmp_path).stage("a", make("1"))
+
+
+def test_a_dry_run_makes_nothing_and_tells_what_is_cached(tmp_path: Path) -> None:
+    WorkDir(tmp_path).stage("a", make("1"))
+    dry = WorkDir(tmp_path, dry=True)
+    first = dry.stage("a", make("1"))
+    dry.stage("b", make("2"), inputs=[first], packages=["numpy"])
+    assert [(s.name, s.cached, s.needs) for s in dry.stages] == [("a", True, ()), ("b", False, ("a", "numpy"))]
+    assert len(list((tmp_path / "stages").iterdir())) == 1
+
+
+def test_a_full_disk_and_a_forbidden_folder_are_plain_sentences(tmp_path: Path) -> None:
+    def full(folder: Path) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(WorkDirError, match="the disk is full; free some space and run the same command again"):
+        WorkDir(tmp_path).stage("a", full)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WorkDirError, match="cannot be written"):
+        WorkDir(tmp_path / "file" / "out").stage("a", make("1"))
+
+
+def test_a_published_file_follows_its_stage_and_an_altered_one_is_refused(tmp_path: Path) -> None:
+    work = WorkDir(tmp_path / "out", cache=tmp_path / "cache")
+    one, two = work.stage("a", make("1"), section=1), work.stage("a", make("2"), section=2)
+    shown = work.publish(one.folder / "file.txt", "shown.txt")
+    assert shown.read_text() == "1"
+    assert work.publish(two.folder / "file.txt", "shown.txt").read_text() == "2"
+    shown.unlink()
+    shown.write_text("altered")
+    with pytest.raises(DigestMismatch, match="shown.txt"):
+        work.publish(two.folder / "file.txt", "shown.txt")
+    assert sha256_file(two.folder / "file.txt") == "d4735e3a265e16eee03f59718b9b5d03019c07d8b6c51f90da3a666eec13ab35"
+
+
+def test_two_builds_do_not_share_an_output_folder(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(WorkDirError, match="another build is using this folder"), locked(tmp_path):
+        pass

@@ -1,0 +1,200 @@
+"""The sections from quantization to the verdict: quantize, export, engines, measure, limits."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Union
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from toolchain.recipe.network import FineTune, MixedPrecision, Optimizer, Sgd
+from toolchain.recipe.section import Section, method_name
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
+RTX_SMS = (75, 80, 86, 89, 120, 121)
+
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+
+class MaxCalibrator(Section):
+    """amax = largest magnitude seen."""
+
+    method: Literal["max"]
+
+
+class PercentileCalibrator(Section):
+    """amax = this percentile of the magnitudes."""
+
+    method: Literal["percentile"]
+    percentile: float = Field(99.99, gt=50, le=100)
+
+
+class EntropyCalibrator(Section):
+    """amax that loses the least information (TensorRT's KL search)."""
+
+    method: Literal["entropy"]
+
+
+class MseCalibrator(Section):
+    """amax with the smallest squared rounding and clipping error."""
+
+    method: Literal["mse"]
+
+
+Calibrator = Annotated[
+    Union[MaxCalibrator, PercentileCalibrator, EntropyCalibrator, MseCalibrator],
+    Field(discriminator="method"), BeforeValidator(method_name)]
+
+
+class CalibrationImages(Section):
+    """Which images calibrate: a set made by `toolchain calib`, or a draw from train."""
+
+    set: str | None = Field(None, description="folder of a calibration set; null: draw from train")
+    images: int = Field(512, ge=1, description="how many images")
+
+
+class Int8(Section):
+    """W8A8: per-channel symmetric weights, per-tensor activations."""
+
+    first_last: Literal["int8", "float"] = Field("int8", description="precision of the first and last layer")
+
+
+class Int4(Section):
+    """Weight-only, symmetric, one scale per block along the input axis."""
+
+    block: Literal[32, 64, 128] = 32
+    first_last: Literal["int4", "float"] = Field("int4", description="precision of the first and last layer")
+
+
+class QuantizeSection(Section):
+    """What PTQ and QAT share."""
+
+    calibrator: Calibrator = EntropyCalibrator(method="entropy")
+    calibration: CalibrationImages = CalibrationImages()
+    int8: Int8 = Int8()
+    int4: Int4 = Int4()
+
+
+class Ptq(QuantizeSection):
+    """Post-training quantization: ranges from calibration images, weights rounded to nearest."""
+
+    method: Literal["ptq"]
+
+
+class QatTrain(FineTune):
+    """The fake-quantized fine-tuning run."""
+
+    epochs: int = Field(2, ge=1)
+    optimizer: Optimizer = Sgd(method="sgd", lr=2e-3, weight_decay=1e-4)
+    mixed_precision: MixedPrecision = "no"
+
+
+class Qat(QuantizeSection):
+    """Quantization-aware training: fake quantization during fine-tuning; evaluation keeps it on."""
+
+    method: Literal["qat"]
+    provider: Literal["modelopt"] = "modelopt"
+    train: QatTrain = QatTrain()
+
+
+Quantize = Annotated[Union[Ptq, Qat], Field(discriminator="method"), BeforeValidator(method_name)]
+
+
+class Export(Section):
+    """The clean float ONNX file that every engine starts from."""
+
+    opset: int = Field(21, ge=21, le=25)
+    tolerance: float = Field(1e-3, gt=0, description="largest logit difference to PyTorch / largest logit")
+
+
+class Batch(Section):
+    """Batch sizes of the engine's optimization profile."""
+
+    min: int = Field(1, ge=1)
+    opt: int = Field(1, ge=1)
+    max: int = Field(64, ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Batch:
+        if not self.min <= self.opt <= self.max:
+            raise ValueError(f"expected min <= opt <= max, found {self.min}, {self.opt}, {self.max}")
+        return self
+
+
+class OrtEngine(Section):
+    """ONNX Runtime: an .onnx file with the target's rules applied."""
+
+    runtime: Literal["onnxruntime"]
+    precision: Precision
+    target: Literal["cpu_x86", "cuda"] = "cpu_x86"
+
+
+class RtxEngine(Section):
+    """TensorRT for RTX, built ahead of time for one or several SMs, with or without a GPU here."""
+
+    runtime: Literal["tensorrt_rtx"]
+    precision: Precision
+    target: str | None = Field(None, description="sm86, or sm86+sm89; null: every SM that runs this precision")
+    batch: Batch = Batch()
+
+    @field_validator("target")
+    @classmethod
+    def _sms_are_known(cls, target: str | None) -> str | None:
+        known = [f"sm{sm}" for sm in RTX_SMS]
+        wrong = [part for part in (target or known[0]).split("+") if part not in known]
+        if wrong:
+            raise ValueError(f"TensorRT-RTX has no {', '.join(wrong)}; expected {', '.join(known)}, joined by +")
+        return target
+
+
+class TrtEngine(Section):
+    """TensorRT 10.x or 11.x, built on and for the GPU of this machine."""
+
+    runtime: Literal["tensorrt"]
+    precision: Precision
+    target: Literal["local_gpu"] = "local_gpu"
+    batch: Batch = Batch()
+    workspace_mb: int | None = Field(None, ge=1)
+
+
+class OpenVinoEngine(Section):
+    """OpenVINO on an x86 CPU."""
+
+    runtime: Literal["openvino"]
+    precision: Literal["fp32", "bf16", "int8"]
+    target: Literal["cpu_x86"] = "cpu_x86"
+
+
+Engine = Annotated[Union[OrtEngine, RtxEngine, TrtEngine, OpenVinoEngine], Field(discriminator="runtime")]
+
+
+class Measure(Section):
+    """How engines are judged."""
+
+    batch: int = Field(1, ge=1, description="batch size of the latency figures")
+    threads: int | None = Field(None, ge=1, description="CPU threads; null: physical cores")
+    warmup: int = Field(20, ge=1, description="untimed runs before the first round")
+    rounds: int = Field(20, ge=2, description="each round times every engine once, in random order")
+    runs_per_round: int = Field(20, ge=1, description="timed runs of one engine in one round")
+    throughput_batches: tuple[int, ...] = (1, 8, 32)
+    accuracy_batch: int = Field(64, ge=1)
+
+
+class Holds(Section):
+    """What an engine must hold; null: no limit."""
+
+    top1: float | None = Field(None, ge=0, le=100, description="smallest top-1, percent")
+    top1_drop: float | None = Field(None, ge=0, le=100, description="largest loss of top-1 against FP32, points")
+    agreement: float | None = Field(None, ge=0, le=100, description="smallest share of equal answers to FP32, percent")
+    speedup: float | None = Field(None, gt=0, description="smallest FP32 latency / engine latency, same runtime")
+    latency_ms: float | None = Field(None, gt=0, description="largest p50 latency")
+    weight_bytes: float | None = Field(None, gt=0, description="largest share of FP32's weight bytes")
+    engine_bytes: int | None = Field(None, gt=0, description="largest engine file, bytes")
+
+
+class Limits(Holds):
+    """Limits for every measured engine except FP32; a precision's own section overrides them for it."""
+
+    fp32: Holds = Holds()
+    fp16: Holds = Holds()
+    bf16: Holds = Holds()
+    int8: Holds = Holds()
+    int4: Holds = Holds()
