@@ -1,0 +1,101 @@
+"""What there is to quantize in a clean float graph: its layers with stored weights, and the tensors that feed them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import onnx_ir as ir
+
+from toolchain.graph.edit import constant
+
+LAYER_OPS = ("Conv", "Gemm", "MatMul")
+POOL_OPS = ("MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean")
+JOIN_OPS = ("Add", "Concat")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A Conv, Gemm or MatMul whose weight is stored in the file.
+
+    axis: the output channels' axis of the weight. macs: multiply-accumulates per image (None: shapes unknown).
+    """
+
+    node: ir.Node
+    name: str
+    op: str
+    weight: ir.Value
+    axis: int
+    macs: int | None
+
+    @property
+    def array(self) -> np.ndarray:
+        """The weight itself, float32."""
+        found = constant(self.weight)
+        assert found is not None
+        return found
+
+    @property
+    def input(self) -> ir.Value:
+        """The activation this layer reads."""
+        value = self.node.inputs[0]
+        assert value is not None
+        return value
+
+
+def layers(graph: ir.Graph) -> list[Layer]:
+    """Layers in the order they run. `macs` needs inferred shapes."""
+    return [_layer(node) for node in graph if node.op_type in LAYER_OPS and _has_stored_weight(node)]
+
+
+def layer_name(node: ir.Node) -> str:
+    """The PyTorch module's name when the weight's name tells it, else the node's name."""
+    weight = (node.inputs[1].name if len(node.inputs) > 1 and node.inputs[1] is not None else None) or ""
+    for suffix in (".weight", ".weight_folded"):
+        if weight.endswith(suffix):
+            return weight.removesuffix(suffix)
+    return node.name or weight or node.outputs[0].name or node.op_type
+
+
+def quantizable_tensors(graph: ir.Graph) -> list[str]:
+    """Names of all activations that some target may quantize: inputs of layers, pools, residual Adds and Concats.
+
+    In the order they are computed, each once. Which of them are float is for the runtime to say.
+    """
+    found: dict[str, None] = {}
+    for node in graph:
+        if node.op_type in LAYER_OPS and _has_stored_weight(node) or node.op_type in POOL_OPS:
+            feeding = [node.inputs[0]]
+        elif node.op_type in JOIN_OPS:
+            feeding = list(node.inputs) if all(constant(value) is None for value in node.inputs) else []
+        else:
+            continue
+        found.update({value.name: None for value in feeding if value is not None and value.name})
+    return list(found)
+
+
+def _has_stored_weight(node: ir.Node) -> bool:
+    weight = constant(node.inputs[1])
+    if weight is None or constant(node.inputs[0]) is not None:
+        return False
+    transposed = node.attributes.get("transA")
+    return weight.ndim >= 2 and (weight.ndim == 2 or node.op_type == "Conv") and not (transposed and transposed.as_int())
+
+
+def _layer(node: ir.Node) -> Layer:
+    weight = node.inputs[1]
+    assert weight is not None
+    transposed = node.attributes.get("transB")
+    axis = 0 if node.op_type == "Conv" or (transposed is not None and transposed.as_int()) else 1
+    return Layer(node, layer_name(node), node.op_type, weight, axis, _macs(node, weight))
+
+
+def _macs(node: ir.Node, weight: ir.Value) -> int | None:
+    shape = node.outputs[0].shape
+    if weight.shape is None or (node.op_type == "Conv" and shape is None):
+        return None
+    positions = [d for d in shape[2:]] if node.op_type == "Conv" and shape is not None else []
+    if not all(isinstance(d, int) for d in positions):
+        return None
+    return prod(int(d) for d in weight.shape) * prod(int(d) for d in positions)  # type: ignore[call-overload]

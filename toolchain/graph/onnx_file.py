@@ -1,0 +1,59 @@
+"""Reading and writing ONNX files: damaged ones refused by name, written ones checked, whole, and equal byte for byte."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+
+from toolchain.errors import OnnxError
+
+IR_VERSION = 10  # opset 21 needs 10; every runtime we build for reads it
+TWO_GB = 2**31 - 1
+
+
+def read_onnx(path: Path) -> ir.Model:
+    """The model in `path`, external data read in. Raises OnnxError when it is missing, empty or damaged."""
+    if not path.is_file():
+        raise OnnxError(f"{path}: no such file; expected an ONNX file")
+    if path.stat().st_size == 0:
+        raise OnnxError(f"{path}: the file is empty (0 bytes); expected an ONNX file; write it again")
+    try:
+        proto = onnx.load(path, format="protobuf")
+        if not proto.graph.output:
+            raise ValueError("it has no graph outputs")
+        return ir.from_proto(proto)
+    except FileNotFoundError as missing:
+        raise OnnxError(f"{path}: its external data is missing ({missing}); keep the data file beside it") from None
+    except onnx.checker.ValidationError as wrong:
+        raise OnnxError(f"{path}: its external data cannot be read ({_first_line(wrong)})") from None
+    except (DecodeError, ValueError, KeyError, TypeError, OSError) as wrong:
+        raise OnnxError(f"{path}: not an ONNX file, or truncated ({_first_line(wrong)}); copy or export it again") from None
+
+
+def check_onnx(proto: onnx.ModelProto, path: Path) -> None:
+    """onnx's full check (structure, types, strict shapes). Raises OnnxError with its reason."""
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as wrong:
+        raise OnnxError(f"{path}: not valid ONNX: {_first_line(wrong)}") from None
+
+
+def write_onnx(model: ir.Model, path: Path) -> None:
+    """Check `model`, then write it whole or not at all; equal models give equal bytes. Raises OnnxError."""
+    model.ir_version = max(IR_VERSION, model.ir_version or 0)
+    proto = ir.to_proto(model)
+    check_onnx(proto, path)
+    if proto.ByteSize() > TWO_GB:
+        raise OnnxError(f"{path}: {proto.ByteSize() / 1e9:.1f} GB is above ONNX's limit of 2 GB for one file")
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(proto.SerializeToString(deterministic=True))
+    os.replace(partial, path)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,48 @@
+"""What each target wants of a graph, as data. A new target is a new row.
+
+Sources: TensorRT's developer guide (explicit quantization); ONNX Runtime's QDQ selectors, measured on x86 with VNNI.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Float = Literal["fp32", "fp16"]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """One target's wishes.
+
+    activations: "s8": INT8 codes -127…127 around zero_point 0. "u8": UINT8 on the same scale, zero_point 0 for a tensor
+        that is never negative (its negative half would be wasted, and ONNX Runtime can then drop the ReLU), else 128.
+    adds: which inputs of a residual Add carry Q/DQ: "both", or "residual": all but the branch whose last layer the
+        runtime fuses with the Add.
+    quantized_inputs: further ops whose inputs carry Q/DQ (pools, Concat).
+    half: "compute": fp16/bf16 weights and activations with FP32 graph inputs and outputs. "storage": weights stored in
+        half and cast to FP32, for a CPU that has no half kernels.
+    int8_float, int4_float: type of everything that is not quantized, and of the scales.
+    decode: how stored integer weights that no fused kernel reads become float: "dequantize" (DequantizeLinear) or
+        "cast" (Cast and Mul, which ONNX Runtime computes once when it loads the file, not at every run).
+    bias_after_gemm: a Gemm whose result stays float gets its bias from an Add: ONNX Runtime has an integer kernel for
+        the Gemm alone, and with a float bias inside it would compute in float.
+    """
+
+    activations: Literal["s8", "u8"]
+    adds: Literal["both", "residual"]
+    quantized_inputs: tuple[str, ...]
+    half: Literal["compute", "storage"]
+    int8_float: Float = "fp32"
+    int4_float: Float = "fp32"
+    decode: Literal["dequantize", "cast"] = "dequantize"
+    bias_after_gemm: bool = False
+
+
+RULES: dict[str, Rules] = {
+    "cpu_x86": Rules("u8", "both", ("GlobalAveragePool", "AveragePool", "Concat"), "storage", decode="cast", bias_after_gemm=True),
+    "tensorrt": Rules("s8", "residual", (), "compute", int4_float="fp16"),
+    # Turing has no FP32 matrix kernels in TensorRT-RTX, so what is not INT8 is FP16
+    "tensorrt_sm75": Rules("s8", "residual", (), "compute", int8_float="fp16", int4_float="fp16"),
+    "openvino": Rules("u8", "both", ("GlobalAveragePool", "AveragePool", "Concat"), "storage"),
+}
