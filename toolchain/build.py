@@ -53,6 +53,6 @@ def build(
     measurement = measured(job, engines, stages)
     if work.dry or rank() != 0:
         return None
-    from toolchain.report.write import write_report
+    from toolchain.steps.result import reported
 
-    return write_report(recipe, work, engines, stages, measurement)
+    return reported(recipe, work, engines, stages, measurement)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from toolchain.errors import RecipeError, ToolchainError
+from toolchain.errors import LimitsNotHeld, RecipeError, ToolchainError
 from toolchain.recipe.load import data_roots, load_recipe
 from toolchain.recipe.schema import Recipe
 from toolchain.workdir import WorkDir, locked, rank
@@ -42,13 +42,14 @@ def run_build(
         return 0
     with locked(work.out):
         report = build(recipe, work, path.parent, data_roots(path, data_root), imports)
-    from toolchain.report.limits import raise_if_broken
-    from toolchain.report.table import print_table
+    from toolchain.report.limits import broken
+    from toolchain.report.table import print_report
 
     assert report is not None
-    print_table(report)
+    print_report(report)
     log(f"report: {work.out / 'report.html'}")
-    raise_if_broken(report)
+    if failed := broken(report.limits):
+        raise LimitsNotHeld("limits not held, everything built is kept:\n  " + "\n  ".join(failed))
     return 0
 
 
