@@ -17,11 +17,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from toolchain.report import plot, words
-from toolchain.report.limits import amount, asks, weight_share
+from toolchain.report.limits import amount, asks, broken, matrix, weight_share
 from toolchain.report.schema import EngineResult, LimitResult, Report
 
 FOLDER = Path(__file__).parent
-VERDICTS = {True: ("good", "held"), False: ("bad", "broken"), None: ("plain", "not checked")}
+VERDICTS = {True: ("good", "✓"), False: ("bad", "✗"), None: ("plain", "–")}
 
 
 def _labels(engines: Sequence[EngineResult]) -> dict[str, str]:
@@ -62,14 +62,14 @@ def _legend(report: Report) -> list[dict[str, Any]]:
                             + plot.shape(plot.SHAPES.get(r, "circle"), 8, 8, 95, "mark") + "</svg>")} for r in runtimes]
 
 
-def _row(e: EngineResult, report: Report) -> dict[str, Any]:
+def _row(e: EngineResult, report: Report, best: EngineResult | None) -> dict[str, Any]:
     latency, speedup = e.latency_ms, e.speedup_vs_fp32
     share = weight_share(e, report.engines)
     tone = "" if speedup is None or speedup.low is None or speedup.high is None else (
         "good" if speedup.low > 1 else "bad" if speedup.high < 1 else "")
     return {
         "name": e.name, "precision": e.precision, "runtime": words.runtime_name(e.runtime),
-        "target": e.target.replace("+", " + "), "measured": e.measured, "unmeasured": words.unmeasured(e),
+        "target": e.target.replace("+", " + "), "measured": e.measured, "best": e is best, "unmeasured": words.unmeasured(e),
         "top1": words.percent(e.top1_percent), "top1_interval": words.interval(e.top1_interval),
         "top5": words.percent(e.top5_percent), "agreement": words.percent(e.agreement_percent),
         "p50": words.milliseconds(latency.p50 if latency else None), "spread": words.spread(latency),
@@ -78,7 +78,6 @@ def _row(e: EngineResult, report: Report) -> dict[str, Any]:
         "engine_bytes": words.size(e.engine_bytes), "memory": words.size(e.peak_memory_bytes),
         "compute": words.compute_words(e), "gap": words.gap_words(e.gap), "path": e.path or words.NOTHING,
         "sha256": e.sha256 or words.NOTHING,
-        "throughput": [{"batch": t.batch, "value": f"{t.images_per_s:,.0f}"} for t in e.throughput],
     }
 
 
@@ -108,11 +107,33 @@ def _strips(report: Report) -> dict[str, Any]:
     return {"rows": rows, "ticks": [{"at": at(t), "text": plot.tick_text(t)} for t in plot.log_ticks(10**low, 10**high, 7)]}
 
 
-def _limit(result: LimitResult) -> dict[str, Any]:
-    tone, verdict = VERDICTS[result.held]
-    found = amount(result.limit, result.found) if result.found is not None else result.reason
-    return {"tone": tone, "verdict": verdict, "engine": result.engine, "limit": result.limit, "asks": asks(result),
-            "found": found}
+def _throughput(report: Report) -> dict[str, Any]:
+    swept = [(e, {t.batch: t.images_per_s for t in e.throughput}) for e in report.engines if e.throughput]
+    batches = sorted({batch for _, found in swept for batch in found})
+    return {"batches": batches, "rows": [
+        {"precision": e.precision, "runtime": words.runtime_name(e.runtime),
+         "values": [f"{found[b]:,.0f}" if b in found else words.NOTHING for b in batches]} for e, found in swept]}
+
+
+def _limit(result: LimitResult | None) -> dict[str, Any]:
+    if result is None:
+        return {"tone": "none", "mark": "", "found": "", "asks": ""}
+    tone, mark = VERDICTS[result.held]
+    found = amount(result.limit, result.found) if result.found is not None else (
+        "not checked" if result.held is None else str(result.reason))
+    return {"tone": tone, "mark": mark, "found": found, "asks": asks(result)}
+
+
+def _limits(report: Report) -> dict[str, Any]:
+    """Broken limits in words, then every limit of every engine as a table, and why some were not checked."""
+    columns, rows = matrix(report.limits)
+    engines = {e.name: e for e in report.engines}
+    lines = [{"precision": engines[name].precision if name in engines else name,
+              "runtime": words.runtime_name(engines[name].runtime) if name in engines else "",
+              "target": engines[name].target.replace("+", " + ") if name in engines else "",
+              "cells": [(limit, _limit(found.get(limit))) for limit in columns]} for name, found in rows.items()]
+    reasons = dict.fromkeys(str(r.reason) for r in report.limits if r.held is None)
+    return {"columns": columns, "rows": lines, "broken": broken(report.limits), "reasons": "; ".join(reasons)}
 
 
 def _training(report: Report) -> list[dict[str, Any]]:
@@ -149,13 +170,14 @@ def render_html(report: Report) -> str:
     """report.html as text; the same report gives the same bytes."""
     environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
+    best = words.best_engine(report)
     total = sum(s.seconds or 0.0 for s in report.stages)
     return environment.get_template("template.html.j2").render(
         report=report, name=str(report.recipe.get("name", "build")), headline=words.headline(report),
         tiles=words.tiles(report), plots=_plots(report), legend=_legend(report),
         precisions=list(dict.fromkeys(e.precision for e in report.engines)),
-        engines=[_row(e, report) for e in report.engines],
-        storage=_storage(report), strips=_strips(report), limits=[_limit(r) for r in report.limits],
+        engines=[_row(e, report, best) for e in report.engines],
+        storage=_storage(report), strips=_strips(report), throughput=_throughput(report), limits=_limits(report),
         training=_training(report), stages=_stages(report), total=words.seconds(total),
         how=words.how_measured(report), environment=words.environment_rows(report),
         packages=[(n, v) for n, v in report.environment.packages.items() if v], yaml_lines=_yaml_lines(report.recipe),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-LETTER = 6.9  # mean width of a letter at 12 px bold, in SVG units; a little generous so that any font fits
+LETTER = 8.0  # mean width of a letter at 12 px bold in a wide font (DejaVu Sans), in SVG units
 HEIGHT = 15.0
 DISTANCES = (4.0, 14.0, 26.0, 42.0, 62.0, 86.0)
 DIRECTIONS = ((1, 0), (1, -1), (-1, -1), (1, 1), (-1, 1), (-1, 0), (0, -1), (0, 1))

@@ -79,7 +79,7 @@ def find(limit: str, engine: EngineResult, engines: Sequence[EngineResult]) -> f
 
 def _reason(limit: str, engine: EngineResult, engines: Sequence[EngineResult]) -> str:
     if not engine.measured and not RULES[limit].is_size:
-        return f"not measured: {engine.reason}"
+        return str(engine.reason)
     needs_fp32 = limit in ("top1_drop", "agreement", "speedup")
     if needs_fp32 and fp32_reference(engine, engines) is None:
         return "no FP32 engine was measured to compare with"
@@ -143,10 +143,19 @@ def describe(result: LimitResult) -> str:
     """One line naming engine, limit, what was found and what was asked."""
     if result.found is None:
         outcome = "not held" if result.held is False else "not checked"
-        return f"{result.engine}: {result.limit}: {outcome}, {result.reason}; asked {asks(result)}"
+        return f"{result.engine}: {result.limit}: {outcome}: {result.reason}; asked {asks(result)}"
     return f"{result.engine}: {result.limit}: found {amount(result.limit, result.found)}, asked {asks(result)}"
 
 
 def broken(results: Iterable[LimitResult]) -> list[str]:
     """One message for each limit that does not hold (what `LimitsNotHeld` prints); empty when all is well."""
     return [describe(result) for result in results if result.held is False]
+
+
+def matrix(results: Sequence[LimitResult]) -> tuple[list[str], dict[str, dict[str, LimitResult]]]:
+    """The same results as a table: limits that occur, in RULES' order, and engine -> limit -> result."""
+    rows: dict[str, dict[str, LimitResult]] = {}
+    for result in results:
+        rows.setdefault(result.engine, {})[result.limit] = result
+    seen = {result.limit for result in results}
+    return [limit for limit in RULES if limit in seen] + sorted(seen - set(RULES)), rows

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Sequence
 
 from toolchain.report import words
-from toolchain.report.limits import amount, asks
-from toolchain.report.schema import EngineResult, Report
+from toolchain.report.limits import amount, asks, broken, matrix
+from toolchain.report.schema import EngineResult, LimitResult, Report
 
-VERDICTS = {True: "✅ held", False: "❌ **broken**", None: "not checked"}
+MARKS = {True: "✅", False: "❌"}
 ENGINE_TITLES = ("Engine", "Top-1 % (95 %)", "Top-5 %", "Agreement %", "p50 ms", "p95", "p99", "Speed-up (95 %)",
                  "Weights", "Engine file", "Peak memory")
 
@@ -59,13 +59,25 @@ def _throughput(report: Report) -> str:
     return "## Throughput\nImages per second.\n\n" + table(["Engine", *(f"batch {b}" for b in batches)], rows)
 
 
+def _limit_cell(result: LimitResult | None) -> str:
+    if result is None:
+        return ""
+    if result.held is None:
+        return "not checked"
+    found = amount(result.limit, result.found) if result.found is not None else escape(result.reason)
+    return f"{MARKS[result.held]} {found}, asked {asks(result)}"
+
+
 def _limits(report: Report) -> str:
     if not report.limits:
         return ""
-    rows = [[VERDICTS[r.held], code(r.engine), code(r.limit), asks(r),
-             amount(r.limit, r.found) if r.found is not None else escape(r.reason)]
-            for r in sorted(report.limits, key=lambda r: (r.held is not False, r.held is None))]
-    return "## Limits\n" + table(["", "Engine", "Limit", "Asked", "Found"], rows, left=5)
+    columns, rows = matrix(report.limits)
+    cells = [[code(engine), *(_limit_cell(found.get(limit)) for limit in columns)] for engine, found in rows.items()]
+    wrong = "\n".join(f"- ❌ {escape(message)}" for message in broken(report.limits))
+    reasons = "; ".join(dict.fromkeys(str(r.reason) for r in report.limits if r.held is None))
+    parts = [wrong, table(["Engine", *map(code, columns)], cells, left=1 + len(columns)),
+             f"Where it says not checked: {escape(reasons)}." if reasons else ""]
+    return "## Limits\n" + "\n\n".join(part for part in parts if part)
 
 
 def _training(report: Report) -> str:

@@ -130,7 +130,7 @@ def _accuracy_axes(frame: Frame) -> list[str]:
     for tick in ticks_x:
         x = frame.x(math.log10(tick))
         parts += [line(x, frame.top, x, frame.bottom, "grid"), words(x, frame.bottom + 18, tick_text(tick), "tick")]
-    for tick in linear_ticks(frame.y0, min(frame.y1, 100.0)):
+    for tick in linear_ticks(frame.y0, min(frame.y1, 100.0), 7):
         y = frame.y(tick)
         parts += [line(frame.left, y, frame.right, y, "grid"), words(frame.left - 8, y + 4, tick_text(tick), "tick", "end")]
     middle = (frame.left + frame.right) / 2
@@ -165,6 +165,8 @@ def accuracy_plot(points: Sequence[Point], width: float, height: float, css: str
     marks = [Box(x - r, y - r, x + r, y + r) for (x, y), r in zip(centres, radii, strict=True)]
     whiskers = [Box(x - 3, frame.y(p.high), x + 3, frame.y(p.low))
                 for p, (x, _) in zip(drawn, centres, strict=True) if p.low is not None and p.high is not None]
+    whiskers += [Box(x, y - 4, frame.x(math.log10(p.late_ms)) + 2, y + 4)
+                 for p, (x, y) in zip(drawn, centres, strict=True) if p.late_ms is not None]
     spots = place([p.label for p in drawn], centres, radii, marks, whiskers,
                   Box(frame.left + 2, frame.top, frame.right - 2, frame.bottom - 2))
     parts = _accuracy_axes(frame)
@@ -181,7 +183,7 @@ def accuracy_plot(points: Sequence[Point], width: float, height: float, css: str
 
 
 def curve(values: Sequence[tuple[int, float | None]], title: str, css: str = "curve",
-          width: float = 340, height: float = 190, percent: bool = False) -> str:
+          width: float = 440, height: float = 190, percent: bool = False) -> str:
     """A training curve over epochs: (epoch, value or None for an epoch without one); "" when no epoch has one."""
     known = [(epoch, value) for epoch, value in values if value is not None]
     if not known:

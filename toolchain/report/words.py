@@ -174,15 +174,15 @@ def tiles(report: Report) -> list[Tile]:
     speedup, share, drop = engine.speedup_vs_fp32, weight_share(engine, report.engines), top1_drop(engine, report.engines)
     spread = speedup_interval(speedup)
     reference = fp32_reference(engine, report.engines)
-    shown = [Tile("Speed", times(speedup.value), f"FP32's speed{f', 95 % interval {spread}' if spread else ''}",
+    shown = [Tile("Speed", times(speedup.value), f"FP32's speed on {runtime_name(engine.runtime)}{f' (95 %: {spread})' if spread else ''}",
                   "good" if (speedup.low or speedup.value) > 1 else "bad" if speedup.value < 1 else "plain")]
     if share is not None:
         whole = fp32_weight_bytes(engine, report.engines)
         shown.append(Tile("Weights", times(share), f"{size(engine.weight_bytes)}, FP32 {size(whole)}",
                           "good" if share < 1 else "plain"))
     if drop is not None and reference is not None:
-        note = f"points of top-1: {percent(engine.top1_percent)} %, FP32 {percent(reference.top1_percent)} %"
-        shown.append(Tile("Accuracy", signed(-drop), note))
+        note = f"points: {percent(engine.top1_percent)} % against FP32's {percent(reference.top1_percent)} %"
+        shown.append(Tile("Top-1 accuracy", signed(-drop), note))
     return [*shown, verdict(report)]
 
 
