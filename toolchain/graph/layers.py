@@ -79,8 +79,16 @@ def _has_stored_weight(node: ir.Node) -> bool:
     weight = constant(node.inputs[1])
     if weight is None or constant(node.inputs[0]) is not None:
         return False
+    if node.op_type == "Gemm" and not _is_plain(node):
+        return False
+    return weight.ndim >= 2 if node.op_type == "Conv" else weight.ndim == 2
+
+
+def _is_plain(node: ir.Node) -> bool:
+    """A Gemm that is a linear layer: x W + b, with x as it comes and nothing scaled."""
     transposed = node.attributes.get("transA")
-    return weight.ndim >= 2 and (weight.ndim == 2 or node.op_type == "Conv") and not (transposed and transposed.as_int())
+    scales = [node.attributes[name].as_float() for name in ("alpha", "beta") if name in node.attributes]
+    return not (transposed is not None and transposed.as_int()) and all(scale == 1 for scale in scales)
 
 
 def _layer(node: ir.Node) -> Layer:

@@ -83,9 +83,8 @@ def add_bias_after(graph: ir.Graph, layer: Layer) -> None:
     """Gemm(x, w, bias) -> Gemm(x, w) + bias, where the result stays float (no Q follows, as in the last layer)."""
     node, output = layer.node, layer.node.outputs[0]
     readers = [use.node.op_type for use in output.uses()]
-    scaled = [node.attributes[name].as_float() != 1 for name in ("alpha", "beta") if name in node.attributes]
-    if layer.op != "Gemm" or len(node.inputs) < 3 or node.inputs[2] is None or any(scaled) or not (
-            output.is_graph_output() or all(reader == "Softmax" for reader in readers)):
+    stays_float = output.is_graph_output() or all(reader == "Softmax" for reader in readers)
+    if layer.op != "Gemm" or len(node.inputs) < 3 or node.inputs[2] is None or not stays_float:
         return
     bias, name = node.inputs[2], output.name
     node.resize_inputs(2)

@@ -1,0 +1,84 @@
+"""One clean float ONNX file in, one file for a (precision, target) out: checked, compared with its source, described."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from toolchain.errors import OnnxError, nearest
+from toolchain.graph.cast import compute_in_half, store_in_half
+from toolchain.graph.clean import clean
+from toolchain.graph.compare import gap, probe_images, run
+from toolchain.graph.global_pool import use_global_average_pool
+from toolchain.graph.int4 import quantize_int4
+from toolchain.graph.layers import layers
+from toolchain.graph.onnx_file import read_onnx, write_onnx
+from toolchain.graph.qdq import quantize_int8
+from toolchain.graph.rules import RULES, Rules
+from toolchain.graph.storage import weight_bytes
+from toolchain.ranges import Ranges
+from toolchain.recipe.schema import Int4, Int8
+
+
+def convert(
+    float_onnx: Path, out_path: Path, precision: str, rules_name: str, ranges: Ranges | None = None,
+    int8: Int8 | None = None, int4: Int4 | None = None, probe: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """Write `out_path` and say what it is: {"gap": …, "layers": [{"name", "op", "precision", "macs"}], "weight_bytes"}.
+
+    ranges: needed for int8. probe: float32 images (n, 3, S, S) for the comparison; real ones tell more than the
+    default, which is noise. Raises OnnxError, with nothing written, when it cannot be done.
+    """
+    if rules_name not in RULES:
+        raise OnnxError(f"target rules: found '{rules_name}', expected {', '.join(RULES)}{nearest(rules_name, RULES)}")
+    rules = RULES[rules_name]
+    model = read_onnx(float_onnx)
+    passes.ShapeInferencePass()(model)
+    described = [{"name": layer.name, "op": layer.op, "precision": _rest(precision, rules), "macs": layer.macs}
+                 for layer in layers(model.graph)]
+    changed = _apply(model, precision, rules, ranges, int8 or Int8(), int4 or Int4(), float_onnx)
+    for entry in described:
+        entry["precision"] = changed.get(str(entry["name"]), entry["precision"])
+    clean(model)
+    write_onnx(model, out_path)
+    images = probe_images(float_onnx) if probe is None else probe
+    try:
+        found = gap(run(float_onnx, images), run(out_path, images, optimize=rules.half == "storage"), out_path)
+    except OnnxError:
+        out_path.unlink(missing_ok=True)
+        raise
+    return {"gap": found, "layers": described, "weight_bytes": weight_bytes(out_path)}
+
+
+def prepare(model: ir.Model) -> None:
+    """The form every pass here expects of a float graph: clean, global pooling written as pooling."""
+    passes.ShapeInferencePass()(model)
+    use_global_average_pool(model)
+    clean(model)
+
+
+def _apply(model: ir.Model, precision: str, rules: Rules, ranges: Ranges | None, int8: Int8, int4: Int4, path: Path
+           ) -> dict[str, str]:
+    """Change `model` in place; layer name -> precision for the layers that differ from the rest."""
+    changed: dict[str, str] = {}
+    if precision == "int8":
+        if ranges is None:
+            raise OnnxError(f"{path}: int8 needs ranges, found none; calibrate first")
+        changed = dict.fromkeys(quantize_int8(model, rules, ranges, int8.first_last), "int8")
+    elif precision == "int4":
+        changed = quantize_int4(model, rules, int4.block, int4.first_last)
+    rest = _rest(precision, rules)
+    if rest != "fp32" and (precision in ("int8", "int4") or rules.half == "compute"):
+        compute_in_half(model, rest)
+    elif rest != "fp32":
+        store_in_half(model, rest)
+    return changed
+
+
+def _rest(precision: str, rules: Rules) -> str:
+    """Precision of whatever is not quantized."""
+    return {"int8": rules.int8_float, "int4": rules.int4_float}.get(precision, precision)

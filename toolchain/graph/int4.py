@@ -1,0 +1,122 @@
+"""INT4, weight-only: two codes per byte and one scale per block along the input axis.
+
+Symmetric (zero_point 0): scale = amax / 7 of the block, code = clip(round_half_even(w / scale), -8, 7). Activations
+stay float, so this saves memory, not arithmetic. At block 32 a weight costs 4.5 bits with FP16 scales, 5 with FP32.
+
+A convolution's weight is stored as (O, I * kh * kw), blocked along axis 1, and reshaped (TensorRT takes no block on axis
+1 of four). A linear layer's is stored as (K, N), blocked along axis 0, before a MatMul, which ONNX Runtime fuses.
+"""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+
+from toolchain.graph.clean import drop_unused
+from toolchain.graph.edit import add_initializer, insert
+from toolchain.graph.layers import Layer, layers
+from toolchain.graph.qdq import FLOATS, SMALLEST_SCALE, weight_codes
+from toolchain.graph.rules import Rules
+
+FEWEST_INPUTS = 16  # a depthwise 3x3 has 9: four bits ruin it and a scale per nine weights saves little
+FUSED_BLOCKS = (16, 32, 64, 128, 256)  # what ONNX Runtime's MatMulNBits reads
+
+
+def quantize_int4(model: ir.Model, rules: Rules, block: int, first_last: str) -> dict[str, str]:
+    """Store the weights of a clean float `model` in INT4 (first and last too unless `first_last` is "float").
+
+    Layers with fewer than 16 weights per output (depthwise) get INT8 weights, per channel. Returns layer name ->
+    "int4" or "int8 weight-only".
+    """
+    found = layers(model.graph)
+    scale_type, done, stored = FLOATS[rules.int4_float], dict[str, str](), dict[str, ir.Value]()
+    for layer in found if first_last == "int4" else found[1:-1]:
+        small = layer.array.size // layer.array.shape[layer.axis] < FEWEST_INPUTS
+        done[layer.name] = "int8 weight-only" if small else "int4"
+        key = f"{layer.op} {layer.weight.name}"
+        if key not in stored:
+            stored[key] = _store_int8(model.graph, layer, rules, scale_type) if small else _store_int4(
+                model.graph, layer, rules, scale_type, block)
+        layer.node.replace_input_with(1, stored[key])
+        if layer.op == "Gemm" and not small:
+            _gemm_to_matmul(model.graph, layer)
+    drop_unused(model)
+    return done
+
+
+def block_length(inputs: int, block: int) -> int:
+    """Weights per scale: `block` where it divides `inputs`, else the divisor nearest to it (from block / 2 to 2 block).
+
+    TensorRT takes whole blocks only. Without such a divisor, or with fewer inputs than a block: one scale for all.
+    """
+    if inputs <= block:
+        return inputs
+    divisors = [n for n in range(block // 2, 2 * block + 1) if inputs % n == 0]
+    return min(divisors, key=lambda n: (abs(n - block), -n), default=inputs)
+
+
+def int4_codes(weight: np.ndarray, block: int, scale_type: type) -> tuple[np.ndarray, np.ndarray]:
+    """weight (rows, inputs) float32 -> codes (rows, inputs) int4, scales (rows, inputs / block); zeros have scale 1."""
+    blocks = weight.reshape(len(weight), -1, block)
+    amax = np.abs(blocks).max(axis=2)
+    scale = np.where(amax > 0, np.maximum(amax / np.float32(7), SMALLEST_SCALE), 1.0).astype(scale_type)
+    codes = np.clip(np.rint(blocks / scale.astype(np.float32)[:, :, None]), -8, 7)
+    return codes.reshape(weight.shape).astype(ml_dtypes.int4), scale
+
+
+def _store_int4(graph: ir.Graph, layer: Layer, rules: Rules, scale_type: type, block: int) -> ir.Value:
+    """Add codes, scales and the nodes that make a float weight of them: (O, I, kh, kw), or (K, N) for a MatMul."""
+    weight, name = layer.array, layer.weight.name or layer.name
+    rows = weight.reshape(len(weight), -1) if layer.axis == 0 else weight.T
+    length = block_length(rows.shape[1], block)
+    codes, scale = int4_codes(rows, length, scale_type)
+    convolution, fused = layer.op == "Conv", layer.op != "Conv" and length in FUSED_BLOCKS
+    if rules.decode == "cast" and not fused:
+        shape = weight.shape if convolution else rows.shape
+        parts = [codes.reshape(*scale.shape, length), scale[:, :, None]]
+        value = _reshaped(graph, layer, _cast_and_scale(graph, layer, parts[0], parts[1]), shape)
+        return value if convolution else insert(graph, layer.node, "Transpose", [value], f"{name}_columns", perm=[1, 0])
+    if not convolution:
+        codes, scale = codes.T, scale.T
+    stored = [add_initializer(graph, f"{name}_codes", codes), add_initializer(graph, f"{name}_scale", scale)]
+    value = insert(graph, layer.node, "DequantizeLinear", [*stored], f"{name}_dequantized",
+                   axis=int(convolution), block_size=length)
+    return _reshaped(graph, layer, value, weight.shape) if convolution else value
+
+
+def _store_int8(graph: ir.Graph, layer: Layer, rules: Rules, scale_type: type) -> ir.Value:
+    weight, name = layer.array, layer.weight.name or layer.name
+    codes, scale = weight_codes(weight, None, layer.axis, scale_type)
+    if rules.decode == "cast":
+        spread = scale.reshape([-1 if i == layer.axis else 1 for i in range(weight.ndim)])
+        return _cast_and_scale(graph, layer, codes, spread)
+    stored = [add_initializer(graph, f"{name}_codes", codes), add_initializer(graph, f"{name}_scale", scale),
+              add_initializer(graph, f"{name}_zero_point", np.zeros(scale.shape, np.int8))]
+    return insert(graph, layer.node, "DequantizeLinear", [*stored], f"{name}_dequantized", axis=layer.axis)
+
+
+def _cast_and_scale(graph: ir.Graph, layer: Layer, codes: np.ndarray, scale: np.ndarray) -> ir.Value:
+    """float(codes) * scale: plain arithmetic on constants, which a runtime folds once at load."""
+    name = layer.weight.name or layer.name
+    kind = ir.DataType.FLOAT16 if scale.dtype == np.float16 else ir.DataType.FLOAT
+    cast = insert(graph, layer.node, "Cast", [add_initializer(graph, f"{name}_codes", codes)], f"{name}_cast", to=int(kind))
+    return insert(graph, layer.node, "Mul", [cast, add_initializer(graph, f"{name}_scale", scale)], f"{name}_dequantized")
+
+
+def _reshaped(graph: ir.Graph, layer: Layer, value: ir.Value, shape: tuple[int, ...]) -> ir.Value:
+    name = layer.weight.name or layer.name
+    target = add_initializer(graph, f"{name}_shape", np.array(shape, np.int64))
+    return insert(graph, layer.node, "Reshape", [value, target], f"{name}_reshaped")
+
+
+def _gemm_to_matmul(graph: ir.Graph, layer: Layer) -> None:
+    """Gemm(x, w, bias) -> MatMul(x, w) + bias, `alpha` and `beta` folded into neither: they must be 1."""
+    node, output = layer.node, layer.node.outputs[0]
+    result = insert(graph, node, "MatMul", [node.inputs[0], node.inputs[1]], f"{output.name}_without_bias")
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        result = insert(graph, node, "Add", [result, node.inputs[2]], f"{output.name}_sum")
+    result.type, result.shape = output.type, output.shape
+    ir.convenience.replace_all_uses_with(output, result, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    result.name = output.name
