@@ -16,7 +16,7 @@ from toolchain.recipe.schema import DataSection
 if TYPE_CHECKING:
     from toolchain.data.dataset import Dataset, Split, batches, load_dataset
 
-__all__ = ["SOURCES", "Dataset", "Split", "batches", "fingerprint", "load_dataset", "source"]
+__all__ = ["SOURCES", "Dataset", "Split", "batches", "fingerprint", "load_dataset", "source_module"]
 
 SOURCES = {
     "digits": "toolchain.data.digits",
@@ -27,7 +27,7 @@ SOURCES = {
 }
 
 
-def source(name: str) -> Any:
+def source_module(name: str) -> Any:
     """The module of one dataset source, imported when first asked for."""
     return import_module(SOURCES[name])
 
@@ -37,7 +37,7 @@ def fingerprint(cfg: DataSection, roots: Sequence[Path]) -> str:
 
     roots: folders in which relative paths are looked up, in order. Raises DataError when a file is missing.
     """
-    return source(cfg.source).fingerprint(cfg, roots)  # type: ignore[attr-defined]
+    return source_module(cfg.source).fingerprint(cfg, roots)  # type: ignore[attr-defined]
 
 
 def __getattr__(name: str) -> Any:

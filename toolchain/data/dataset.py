@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from toolchain.data import source
+from toolchain.data import source_module
 from toolchain.data.preprocess import Preprocess
 from toolchain.data.source import Loaded, Source
 from toolchain.data.split import split_digest, stratified
@@ -93,7 +93,7 @@ def load_dataset(cfg: DataSection, roots: Sequence[Path]) -> Dataset:
     roots: folders in which relative paths are looked up, in order. Raises DataError for files that are missing or
     damaged, labels and classes that do not fit, and splits that would be empty.
     """
-    origin = source(cfg.source)  # type: ignore[attr-defined]
+    origin = source_module(cfg.source)  # type: ignore[attr-defined]
     loaded = origin.load(cfg, roots)
     mean, std = origin.statistics(cfg)
     preprocess = Preprocess(cfg.image_size, cfg.resize, cfg.mean or mean, cfg.std or std)

@@ -54,9 +54,10 @@ def statistics(cfg: Parquet) -> tuple[Triple, Triple]:
 def read(path: Path) -> Source:
     """One parquet file as a source. Raises DataError naming the file and what is wrong with it."""
     try:
-        schema = pq.read_schema(path)
-        _check_layout(path, schema)
-        table = pq.read_table(path, columns=["image.bytes", "label"])
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            _check_layout(path, schema)
+            table = file.read(columns=["image.bytes", "label"])
     except (OSError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise DataError(f"{path}: is not a whole parquet file ({_first_line(error)}); copy or download it again") from None
     if table.column("label").null_count:
