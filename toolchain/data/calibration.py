@@ -33,8 +33,8 @@ def calibration_images(
         drawn, manifest = read_calibration_set(folder, dataset.preprocess)
         where = f"set {folder.name} ({manifest['source']})"
         if len(drawn) < images:
-            raise DataError(f"{folder}: holds {len(drawn)} images, but quantize.calibration.images asks for {images}; ask "
-                            f"for {len(drawn)} or make a larger set with `toolchain calib`")
+            raise DataError(f"{folder}: holds {len(drawn)} images, but quantize.calibration.images asks for {images}; "
+                            f"ask for {len(drawn)} or make a larger set with `toolchain calib`")
         drawn = drawn[:images]
     check_disjoint(drawn, dataset.test)
     return drawn, where
@@ -59,7 +59,8 @@ def draw_calibration(dataset: Dataset, images: int, seed: int) -> tuple[NDArray[
             found += len(kept)
         if found == images:
             rows = np.random.RandomState(seed).permutation(np.concatenate(chosen))
-            return np.concatenate([train.images(c) for c in np.array_split(rows, -(-images // CHUNK))]), train.labels[rows]
+            pixels = [train.images(chunk) for chunk in np.array_split(rows, -(-images // CHUNK))]
+            return np.concatenate(pixels), train.labels[rows]
     raise DataError(f"data: train has {len(train)} images that are not in test or val, but {images} are asked for "
                     "calibration; ask for fewer (quantize.calibration.images)")
 
@@ -83,8 +84,8 @@ def check_disjoint(images: NDArray[np.uint8], test: Split) -> None:
     for start, chunk in enumerate(_chunks(test)):
         for offset, digest in enumerate(_each_digest([chunk])):
             if digest in ours:
-                raise DataError(f"calibration: one of the {len(images)} images is test image {start * CHUNK + offset}, so "
-                                "measured accuracy would be too good; draw calibration images from train only")
+                raise DataError(f"calibration: one of the {len(images)} images is test image {start * CHUNK + offset}, "
+                                "so measured accuracy would be too good; draw calibration images from train only")
 
 
 def _chunks(split: Split) -> Iterator[NDArray[np.uint8]]:
@@ -92,7 +93,7 @@ def _chunks(split: Split) -> Iterator[NDArray[np.uint8]]:
 
 
 def _each_digest(batches: Iterable[NDArray[np.uint8]]) -> list[bytes]:
-    return [hashlib.sha256(np.ascontiguousarray(image)).digest() for batch in batches for image in batch]
+    return [hashlib.sha256(image.tobytes()).digest() for batch in batches for image in batch]
 
 
 def _digests(batches: Iterable[NDArray[np.uint8]]) -> set[bytes]:

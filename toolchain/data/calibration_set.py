@@ -51,13 +51,15 @@ def write_calibration_set(
         "class_balance": dict(zip(dataset.classes, counts, strict=True)),
         "file": "images.npz",
         "sha256": hashlib.sha256(content).hexdigest(),
-        "image_sha256": [hashlib.sha256(np.ascontiguousarray(image)).hexdigest() for image in images],
+        "image_sha256": [hashlib.sha256(image.tobytes()).hexdigest() for image in images],
     }
     write_text(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
     return manifest
 
 
-def read_calibration_set(folder: Path, preprocess: Preprocess | None = None) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+def read_calibration_set(
+    folder: Path, preprocess: Preprocess | None = None
+) -> tuple[NDArray[np.uint8], dict[str, Any]]:
     """(uint8 (n, S, S, 3), manifest), after comparing every file with its SHA-256.
 
     preprocess: what the recipe does; a set with another geometry is refused. Raises DataError for a missing or damaged
@@ -68,8 +70,8 @@ def read_calibration_set(folder: Path, preprocess: Preprocess | None = None) -> 
     if preprocess is not None:
         expected = {name: getattr(preprocess, name) for name in GEOMETRY}
         if found != expected:
-            raise DataError(f"{folder}: its images were made with {_words(found)}, but the recipe has {_words(expected)}; "
-                            "make a set for this recipe with `toolchain calib`")
+            raise DataError(f"{folder}: its images were made with {_words(found)}, but the recipe has "
+                            f"{_words(expected)}; make a set for this recipe with `toolchain calib`")
     geometry = Preprocess.from_json({**found, "mean": (0, 0, 0), "std": (1, 1, 1)})
     images = _from_npz(folder, manifest) if "file" in manifest else _from_files(folder, manifest, geometry)
     shape = (geometry.image_size, geometry.image_size, 3)
@@ -97,8 +99,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{path}: is missing; a calibration set is a folder with manifest.json, made by `toolchain calib`"
-                        ) from None
+        raise DataError(f"{path}: is missing; a calibration set is a folder with manifest.json, made by "
+                        "`toolchain calib`") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error}); make the set again with `toolchain calib`") from None
     missing = [key for key in REQUIRED if not isinstance(manifest, dict) or key not in manifest]
@@ -118,7 +120,7 @@ def _from_npz(folder: Path, manifest: dict[str, Any]) -> NDArray[np.uint8]:
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: holds no readable array 'images' ({error}); make the set again") from None
     for index, (image, expected) in enumerate(zip(images, manifest.get("image_sha256", []), strict=False)):
-        if hashlib.sha256(np.ascontiguousarray(image)).hexdigest() != expected:
+        if hashlib.sha256(image.tobytes()).hexdigest() != expected:
             raise DigestMismatch(f"{path}: image {index} is not the one in the manifest; make the set again")
     return images
 
@@ -142,8 +144,8 @@ def _verified(folder: Path, name: str, expected: Any) -> Path:
         raise DataError(f"{path}: is missing, but the manifest names it; make the set again with `toolchain calib`")
     found = sha256_file(path)
     if found != expected:
-        raise DigestMismatch(f"{path}: SHA-256 is {found[:16]}, but the manifest says {str(expected)[:16]}; the file was "
-                             "altered: make the set again with `toolchain calib`")
+        raise DigestMismatch(f"{path}: SHA-256 is {found[:16]}, but the manifest says {str(expected)[:16]}; the file "
+                             "was altered: make the set again with `toolchain calib`")
     return path
 
 

@@ -27,6 +27,7 @@ ORIGINALS = {
     "cifar100": ("cifar-100-python", "eb9058c3a382ffc7106e4002c42a8d85"),
 }
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # the reference KD recipes use them for both sets
+ARRAYS = ("train_images", "train_labels", "test_images", "test_labels", "classes")
 
 Triple = tuple[float, float, float]
 Arrays = dict[str, NDArray]
@@ -43,6 +44,9 @@ def load(cfg: Cifar10 | Cifar100, roots: Sequence[Path]) -> Loaded:
     parts = []
     for part in ("train", "test"):
         images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"].astype(np.int64)
+        if images.shape != (len(labels), 32, 32, 3) or images.dtype != np.uint8:
+            raise DataError(f"{cfg.source} {part}: found {images.dtype} images of shape {images.shape} for {len(labels)} "
+                            f"labels, expected uint8 (n, 32, 32, 3); delete {cfg.source}.npz, and it is made again")
         identity = digest(cfg.source, part, images.tobytes(), labels.astype("<i8").tobytes())
         parts.append(check_source(Source(images.__getitem__, labels, classes, identity), f"{cfg.source} {part}"))
     return Loaded(*parts)
@@ -72,12 +76,10 @@ def _arrays(name: str, roots: Sequence[Path]) -> Arrays:
 def _read(path: Path) -> Arrays:
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in _KEYS}
+            return {key: file[key] for key in ARRAYS}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: is damaged ({error}); delete it, and it is made again from torchvision's files") from None
-
-
-_KEYS = ("train_images", "train_labels", "test_images", "test_labels", "classes")
+        raise DataError(f"{path}: is damaged ({error}); delete it, and it is made again from torchvision's files"
+                        ) from None
 
 
 def _convert(name: str, root: Path, download: bool) -> Arrays:
@@ -91,8 +93,8 @@ def _convert(name: str, root: Path, download: bool) -> Arrays:
     except (OSError, RuntimeError, EOFError) as error:
         how = (f"there is no {name}.npz or {ORIGINALS[name][0]}/, and downloading it failed" if download
                else f"{ORIGINALS[name][0]}/ is incomplete or damaged")
-        raise DataError(f"data.source {name}: in {root} {how} ({error}); put torchvision's {ORIGINALS[name][0]}/ into a "
-                        "folder and name that folder with --data-root DIR or $TOOLCHAIN_DATA") from error
+        raise DataError(f"data.source {name}: in {root} {how} ({error}); put torchvision's {ORIGINALS[name][0]}/ into "
+                        "a folder and name that folder with --data-root DIR or $TOOLCHAIN_DATA") from error
     arrays: Arrays = {"classes": np.array(train.classes)}
     for part, opened in (("train", train), ("test", test)):
         arrays[f"{part}_images"], arrays[f"{part}_labels"] = opened.data, np.array(opened.targets, np.int64)

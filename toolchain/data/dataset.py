@@ -102,23 +102,24 @@ def load_dataset(cfg: DataSection, roots: Sequence[Path]) -> Dataset:
 
 def split_dataset(name: str, loaded: Loaded, preprocess: Preprocess, cfg: DataSection) -> Dataset:
     """Hold test (where the source has none) and then val out of train, stratified by class."""
-    everything = np.arange(len(loaded.train))
-    test_source, test_rows = loaded.test or loaded.train, np.empty(0, np.int64)
     if loaded.test is not None:
-        test_rows = np.arange(len(loaded.test))
+        everything, test_rows = np.arange(len(loaded.train)), np.arange(len(loaded.test))
     else:
-        everything, test_rows = stratified(loaded.train.labels, cfg.test_fraction, cfg.split_seed)  # type: ignore[attr-defined]
+        share = cfg.test_fraction  # type: ignore[attr-defined]
+        everything, test_rows = stratified(loaded.train.labels, share, cfg.split_seed)
     kept, held = stratified(loaded.train.labels[everything], cfg.val_fraction, cfg.split_seed)
     rows = {"train": everything[kept], "val": everything[held], "test": test_rows}
     empty = [part for part, chosen in rows.items() if len(chosen) == 0]
     if empty:
-        raise DataError(f"data: {len(loaded.train)} images leave {' and '.join(empty)} empty; use more images, or larger "
-                        "val_fraction and test_fraction")
+        raise DataError(f"data: {len(loaded.train)} images leave {' and '.join(empty)} empty; use more images, or "
+                        "larger val_fraction and test_fraction")
 
     count = len(loaded.train) + (len(loaded.test) if loaded.test is not None else 0)
     fits = count * preprocess.image_size**2 * 3 <= cfg.memory_mb * 2**20
     store = Images(loaded.train, preprocess, fits, cfg.workers, f"decode {name}")
-    test_store = store if loaded.test is None else Images(test_source, preprocess, fits, cfg.workers, f"decode {name} test")
+    test_store = store
+    if loaded.test is not None:
+        test_store = Images(loaded.test, preprocess, fits, cfg.workers, f"decode {name} test")
     stores = {"train": store, "val": store, "test": test_store}
     splits = {part: Split(part, stores[part].source.labels[rows[part]], rows[part], stores[part]) for part in rows}
     sha256 = split_digest({p: (stores[p].source.identity, rows[p], splits[p].labels) for p in rows})

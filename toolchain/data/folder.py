@@ -20,7 +20,7 @@ Triple = tuple[float, float, float]
 
 
 def load(cfg: Folder, roots: Sequence[Path]) -> Loaded:
-    """Train, and test where the recipe names a folder for it. Raises DataError for missing folders and empty classes."""
+    """Train, and test where the recipe names a folder for it. Raises DataError for missing folders, empty classes."""
     place = find(cfg.train, roots, "data.train")
     train = read(place, class_names(place))
     if cfg.test is None:
@@ -72,7 +72,7 @@ def class_names(place: Path) -> tuple[str, ...]:
         raise DataError(f"{place}: has no sub-folders; expected one per class, each with images")
     for name in names:
         if not image_files(place / name):
-            raise DataError(f"{place / name}: holds no images ({', '.join(EXTENSIONS)}); add some, or remove the folder")
+            raise DataError(f"{place / name}: holds no images ({', '.join(EXTENSIONS)}); add some, or remove it")
     return tuple(names)
 
 

@@ -63,8 +63,8 @@ def train_batches(
     if not positions:
         raise DataError(f"{split.name}: has {len(split)} images, too few for {world_size} process(es) of at least "
                         f"{SMALLEST_BATCH} images; use more images or fewer processes")
-    return TrainBatches(split, preprocess, augment.crop_padding, draw_epoch(len(split), augment, seed, epoch), positions,
-                        workers)
+    draws = draw_epoch(len(split), augment, seed, epoch)
+    return TrainBatches(split, preprocess, augment.crop_padding, draws, positions, workers)
 
 
 def rank_positions(count: int, batch_size: int, rank: int, world_size: int) -> list[np.ndarray]:

@@ -35,7 +35,7 @@ def load(cfg: Parquet, roots: Sequence[Path]) -> Loaded:
     test = read(path)
     if test.classes != train.classes:
         different = next((pair for pair in zip(train.classes, test.classes, strict=False) if pair[0] != pair[1]), None)
-        found = f"class '{different[1]}' stands where train has '{different[0]}'" if different else "their number differs"
+        found = f"'{different[1]}' stands where train has '{different[0]}'" if different else "their number differs"
         raise DataError(f"{path}: its {len(test.classes)} class names are not train's {len(train.classes)}: {found}")
     return Loaded(train, test)
 
@@ -59,7 +59,7 @@ def read(path: Path) -> Source:
             _check_layout(path, schema)
             table = file.read(columns=["image.bytes", "label"])
     except (OSError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise DataError(f"{path}: is not a whole parquet file ({_first_line(error)}); copy or download it again") from None
+        raise DataError(f"{path}: is not a whole parquet file ({_first_line(error)}); copy it again") from None
     if table.column("label").null_count:
         row = int(np.flatnonzero(table.column("label").is_null().to_numpy())[0])
         raise DataError(f"{path}: row {row} has no label; expected an integer in every row")
@@ -77,8 +77,8 @@ def _reader(path: Path, images: pa.ChunkedArray) -> Callable[[int], NDArray[np.u
         number = bisect_right(starts, row) - 1
         content = chunks[number][row - starts[number]].as_py()
         if not content:
-            raise DataError(f"{path}: row {row} has no image bytes; expected an encoded PNG or JPEG (a bare path is not "
-                            "followed)")
+            raise DataError(f"{path}: row {row} has no image bytes; expected an encoded PNG or JPEG (a bare path is "
+                            "not followed)")
         return decode(content, f"{path}: row {row}")
 
     return read_row
@@ -104,7 +104,7 @@ def _class_names(path: Path, schema: pa.Schema) -> tuple[str, ...] | None:
     try:
         names = json.loads(text)["info"]["features"]["label"].get("names")
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"{path}: its 'huggingface' metadata has no info.features.label; write the file again") from None
+        raise DataError(f"{path}: its 'huggingface' metadata has no info.features.label; write it again") from None
     return tuple(str(name) for name in names) if names else None
 
 

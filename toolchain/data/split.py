@@ -22,7 +22,8 @@ def stratified(labels: NDArray[np.int64], fraction: float, seed: int) -> tuple[N
     shuffled = random.permutation(len(names))  # equal remainders: a random class gives, not always the first
     order = shuffled[np.argsort(-(share - quota)[shuffled].round(9), kind="stable")]
     quota[order[: max(missing, 0)]] += 1
-    held = [random.permutation(np.flatnonzero(labels == name))[:count] for name, count in zip(names, quota, strict=True)]
+    pairs = zip(names, quota, strict=True)
+    held = [random.permutation(np.flatnonzero(labels == name))[:count] for name, count in pairs]
     out = np.sort(np.concatenate(held)) if held else np.empty(0, np.int64)
     return np.setdiff1d(np.arange(len(labels)), out), out
 

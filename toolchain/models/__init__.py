@@ -80,11 +80,12 @@ def import_models(path: Path) -> dict[str, Constructor]:
     except Exception as error:
         raise RecipeError(f"--import {path}: running it failed: {type(error).__name__}: {error}") from error
     added = getattr(module, "MODELS", None)
-    if not isinstance(added, dict) or not added or not all(isinstance(n, str) and callable(c) for n, c in added.items()):
+    named = isinstance(added, dict) and all(isinstance(n, str) and callable(c) for n, c in added.items())
+    if not added or not named:
         raise RecipeError(f"--import {path}: expected MODELS = {{\"name\": constructor, …}}, found {added!r}")
-    taken = [name for name in added if name in MODELS and name in LISTED]
+    taken = [name for name in added if name in LISTED]
     if taken:
-        raise RecipeError(f"--import {path}: {', '.join(taken)} is the name of a network that is built in; choose another")
+        raise RecipeError(f"--import {path}: a network of our own is named {', '.join(taken)}; choose another name")
     MODELS.update(added)
     return added
 

@@ -1,4 +1,4 @@
-"""BatchNorm folded into the convolution or linear layer before it (Jacob et al. 2018, arXiv:1712.05877, section 3.2)."""
+"""BatchNorm folded into the convolution or linear layer before it (Jacob et al. 2018, arXiv:1712.05877, 3.2)."""
 
 from __future__ import annotations
 

@@ -17,12 +17,14 @@ def check_forward(model: nn.Module, arch: str, num_classes: int, image_size: int
     try:
         with torch.no_grad():
             logits = model.eval()(torch.zeros(1, 3, image_size, image_size))
-    except RuntimeError as error:
+    except Exception as error:  # torch's complaints about shapes, or whatever a user's own network raises
         raise RecipeError(f"model.arch {arch}: cannot take images of {image_size}x{image_size} pixels "
-                          f"({str(error).splitlines()[0]}); use a larger data.image_size, or another model.form") from error
+                          f"({(str(error).splitlines() or [type(error).__name__])[0]}); use a larger data.image_size, or another model.form"
+                          ) from error
     finally:
         model.train(training)
     shape = tuple(getattr(logits, "shape", ()))
     if shape != (1, num_classes):
-        raise RecipeError(f"model.arch {arch}: gives {f'shape {shape}' if shape else type(logits).__name__} for one image, "
+        found = f"shape {shape}" if shape else type(logits).__name__
+        raise RecipeError(f"model.arch {arch}: gives {found} for one image, "
                           f"expected logits of shape (1, {num_classes}): one per class of the dataset")

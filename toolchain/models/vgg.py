@@ -43,12 +43,12 @@ def construct(arch: str, num_classes: int, form: str, width: float) -> nn.Module
     if form == "cifar":
         model: nn.Module = CifarVgg(make_layers(layers[:-1], batch_norm), last, num_classes)
     else:
-        model = VGG(make_layers(layers, batch_norm), num_classes, init_weights=False)
+        whole = model = VGG(make_layers(layers, batch_norm), num_classes, init_weights=False)
         if width != 1:
             hidden = scaled(HIDDEN, width)
-            model.classifier[0] = nn.Linear(last * POOLED**2, hidden)
-            model.classifier[3] = nn.Linear(hidden, hidden)
-            model.classifier[6] = nn.Linear(hidden, num_classes)
+            whole.classifier[0] = nn.Linear(last * POOLED**2, hidden)
+            whole.classifier[3] = nn.Linear(hidden, hidden)
+            whole.classifier[6] = nn.Linear(hidden, num_classes)
     _initialise(model)
     return model
 

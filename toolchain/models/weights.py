@@ -1,4 +1,4 @@
-"""Weights to start from: a .safetensors or .pth state dict on disk, or torchvision's, fetched where a network exists."""
+"""Weights to start from: a .safetensors or .pth state dict, or torchvision's, fetched where a network exists."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def read_state(path: Path) -> State:
         raise DataError(f"{path}: is damaged, or holds Python objects beside tensors, which are never loaded "
                         f"({_first_line(error)}); save it with torch.save(model.state_dict(), …)") from error
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: is not a whole weights file ({_first_line(error)}); copy or download it again") from error
+        raise DataError(f"{path}: is not a whole weights file ({_first_line(error)}); copy it again") from error
     for wrapper in WRAPPERS:
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
             found = found[wrapper]
@@ -60,8 +60,8 @@ def torchvision_state(cfg: TorchModel) -> State:
     from torchvision.models import get_model_weights
 
     if cfg.form != "imagenet" or cfg.width != 1:
-        raise RecipeError(f"model.weights: torchvision has weights for form imagenet and width 1 only, found form {cfg.form} "
-                          f"and width {cfg.width:g}; set form: imagenet and width: 1, or name a file")
+        raise RecipeError(f"model.weights: torchvision has weights for form imagenet and width 1 only, found form "
+                          f"{cfg.form} and width {cfg.width:g}; set form: imagenet and width: 1, or name a file")
     try:
         weights = get_model_weights(cfg.arch).DEFAULT  # type: ignore[attr-defined]
     except ValueError:
@@ -69,8 +69,8 @@ def torchvision_state(cfg: TorchModel) -> State:
     try:
         return dict(weights.get_state_dict(progress=False, check_hash=True))
     except (OSError, RuntimeError) as error:
-        raise DataError(f"model.weights: torchvision's {cfg.arch} could not be downloaded from {weights.url} ({error}); "
-                        "fetch that file where there is a network, and name it in model.weights") from error
+        raise DataError(f"model.weights: torchvision's {cfg.arch} could not be downloaded from {weights.url} ({error})"
+                        "; fetch that file where there is a network, and name it in model.weights") from error
 
 
 def replace_head(model: nn.Module, state: State, num_classes: int) -> State:
@@ -90,14 +90,16 @@ def check_state(model: nn.Module, state: State, place: str) -> None:
     if missing or extra:
         lack = f"{len(missing)} of its tensors are missing there (first: {missing[0]})" if missing else ""
         surplus = f"{len(extra)} tensors there are unknown to it (first: {extra[0]})" if extra else ""
-        raise TrainError(f"{place}: these weights are for another network: {' and '.join(filter(None, (lack, surplus)))}; "
+        found = " and ".join(filter(None, (lack, surplus)))
+        raise TrainError(f"{place}: these weights are for another network: {found}; "
                          "check model.arch, model.form and model.width")
     differing = [key for key in own if own[key].shape != theirs[key].shape]
     if not differing:
         return
     first = differing[0]
     last_layer = list(own)[-1].rsplit(".", 1)[0]
-    if all(key.rsplit(".", 1)[0] == last_layer for key in differing) and own[first].shape[1:] == theirs[first].shape[1:]:
+    only_last = all(key.rsplit(".", 1)[0] == last_layer for key in differing)
+    if only_last and own[first].shape[1:] == theirs[first].shape[1:]:
         raise TrainError(f"{place}: these weights are for {theirs[first].shape[0]} classes, the dataset has "
                          f"{own[first].shape[0]}; use weights trained on this dataset, or another dataset")
     raise TrainError(f"{place}: {first} has shape {tuple(theirs[first].shape)}, the network needs "
