@@ -13,7 +13,6 @@ from toolchain.errors import OnnxError, nearest
 from toolchain.graph.cast import compute_in_half, store_in_half
 from toolchain.graph.clean import clean
 from toolchain.graph.compare import gap, probe_images, run
-from toolchain.graph.global_pool import use_global_average_pool
 from toolchain.graph.int4 import quantize_int4
 from toolchain.graph.layers import layers
 from toolchain.graph.onnx_file import read_onnx, write_onnx
@@ -52,13 +51,6 @@ def convert(
         out_path.unlink(missing_ok=True)
         raise
     return {"gap": found, "layers": described, "weight_bytes": weight_bytes(out_path)}
-
-
-def prepare(model: ir.Model) -> None:
-    """The form every pass here expects of a float graph: clean, global pooling written as pooling."""
-    passes.ShapeInferencePass()(model)
-    use_global_average_pool(model)
-    clean(model)
 
 
 def _apply(model: ir.Model, precision: str, rules: Rules, ranges: Ranges | None, int8: Int8, int4: Int4, path: Path

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from toolchain.graph.clean import drop_unused
-from toolchain.graph.edit import add_initializer, insert
+from toolchain.graph.edit import add_initializer, constant, insert
 from toolchain.graph.layers import Layer, layers
 from toolchain.graph.qdq import FLOATS, SMALLEST_SCALE, weight_codes
 from toolchain.graph.rules import Rules
@@ -40,7 +40,7 @@ def quantize_int4(model: ir.Model, rules: Rules, block: int, first_last: str) ->
                 model.graph, layer, rules, scale_type, block)
         layer.node.replace_input_with(1, stored[key])
         if layer.op == "Gemm" and not small:
-            _gemm_to_matmul(model.graph, layer)
+            _gemm_to_matmul(model.graph, layer, rules)
     drop_unused(model)
     return done
 
@@ -110,12 +110,18 @@ def _reshaped(graph: ir.Graph, layer: Layer, value: ir.Value, shape: tuple[int, 
     return insert(graph, layer.node, "Reshape", [value, target], f"{name}_reshaped")
 
 
-def _gemm_to_matmul(graph: ir.Graph, layer: Layer) -> None:
-    """Gemm(x, w, bias) -> MatMul(x, w) + bias, `alpha` and `beta` folded into neither: they must be 1."""
+def _gemm_to_matmul(graph: ir.Graph, layer: Layer, rules: Rules) -> None:
+    """Gemm(x, w, bias) -> MatMul(x, w) + bias, or - (-bias) where ONNX Runtime would turn the sum back into a Gemm and
+    fuse it with the activation that follows, out of MatMulNBits' reach. Both are exact."""
     node, output = layer.node, layer.node.outputs[0]
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    stored, subtract = constant(bias), rules.decode == "cast" and not output.is_graph_output()
     result = insert(graph, node, "MatMul", [node.inputs[0], node.inputs[1]], f"{output.name}_without_bias")
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        result = insert(graph, node, "Add", [result, node.inputs[2]], f"{output.name}_sum")
+    if subtract and stored is not None and bias is not None:
+        negated = add_initializer(graph, f"{bias.name}_negated", -stored)
+        result = insert(graph, node, "Sub", [result, negated], f"{output.name}_sum")
+    elif bias is not None:
+        result = insert(graph, node, "Add", [result, bias], f"{output.name}_sum")
     result.type, result.shape = output.type, output.shape
     ir.convenience.replace_all_uses_with(output, result, replace_graph_outputs=True)
     graph.remove(node, safe=True)
