@@ -10,7 +10,10 @@ from toolchain.errors import OnnxError
 from toolchain.graph.edit import insert, unused_name
 from toolchain.graph.qdq import SMALLEST_SCALE
 
-HALF = {"fp16": (np.dtype(np.float16), ir.DataType.FLOAT16), "bf16": (np.dtype(ml_dtypes.bfloat16), ir.DataType.BFLOAT16)}
+HALF = {
+    "fp16": (np.dtype(np.float16), ir.DataType.FLOAT16),
+    "bf16": (np.dtype(ml_dtypes.bfloat16), ir.DataType.BFLOAT16),
+}
 LARGEST_FP16 = 65504.0
 BF16_OPSET = 22  # the first whose Conv, pools and friends take bfloat16
 FLOAT_ONLY = {"Resize": (2,), "Upsample": (1,)}  # inputs the standard fixes to float32 whatever the data's type
@@ -67,8 +70,8 @@ def _half(value: ir.Value, precision: str, at_least: float | None = None) -> np.
     if precision == "fp16":
         largest = float(np.abs(array).max(initial=0.0))
         if largest > LARGEST_FP16:
-            raise OnnxError(f"weight '{value.name}': largest |w| is {largest:.6g}, but FP16 ends at {LARGEST_FP16:.0f}; "
-                            "use bf16, or remove the outlier")
+            raise OnnxError(f"weight '{value.name}': largest |w| is {largest:.6g}, but FP16 ends at "
+                            f"{LARGEST_FP16:.0f}; use bf16, or remove the outlier")
     return (array if at_least is None else np.maximum(array, np.float32(at_least))).astype(HALF[precision][0])
 
 

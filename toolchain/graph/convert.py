@@ -1,4 +1,4 @@
-"""One clean float ONNX file in, one file for a (precision, target) out: checked, compared with its source, described."""
+"""A clean float ONNX file in, a file for one (precision, target) out: checked, compared with its source, described."""
 
 from __future__ import annotations
 

@@ -35,7 +35,8 @@ def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
 
 
 def insert(
-    graph: ir.Graph, before: ir.Node | None, op: str, inputs: list[ir.Value | None], output: str, **attributes: object
+    graph: ir.Graph, before: ir.Node | None, op: str, inputs: list[ir.Value | None], output: str,
+    **attributes: int | list[int]
 ) -> ir.Value:
     """A node computing `output` (or a free variant of the name) placed before `before` (None: at the end)."""
     node = ir.node(op, inputs, attributes=attributes or None, version=None)

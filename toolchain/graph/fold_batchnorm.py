@@ -27,20 +27,20 @@ def fold_batchnorm(model: ir.Model) -> int:
 
 
 def _fold(graph: ir.Graph, conv: ir.Node, norm: ir.Node) -> bool:
-    output = conv.outputs[0]
-    weight, stats = constant(conv.inputs[1]), [constant(value) for value in norm.inputs[1:5]]
+    output, kernel = conv.outputs[0], conv.inputs[1]
+    weight, stats = constant(kernel), [constant(value) for value in norm.inputs[1:5]]
     biased = len(conv.inputs) > 2 and conv.inputs[2] is not None
     bias = constant(conv.inputs[2]) if biased else np.zeros(1)
-    if weight is None or bias is None or any(s is None for s in stats):
+    if kernel is None or weight is None or bias is None or any(s is None for s in stats):
         return False
-    if len(output.uses()) != 1 or output.is_graph_output() or len(conv.inputs[1].uses()) != 1:
+    if len(output.uses()) != 1 or output.is_graph_output() or len(kernel.uses()) != 1:
         return False
     gamma, beta, mean, var = (s.astype(np.float64) for s in stats if s is not None)
     attribute = norm.attributes.get("epsilon")
     factor = gamma / np.sqrt(var + (attribute.as_float() if attribute else EPSILON))
     scaled = weight.astype(np.float64) * factor.reshape(-1, *[1] * (weight.ndim - 1))
     shifted = (bias.astype(np.float64) - mean) * factor + beta
-    name = conv.inputs[1].name or "weight"
+    name = kernel.name or "weight"
     conv.replace_input_with(1, add_initializer(graph, f"{name}_folded", scaled.astype(weight.dtype)))
     conv.resize_inputs(3)
     conv.replace_input_with(2, add_initializer(graph, f"{name}_bias", shifted.astype(weight.dtype)))

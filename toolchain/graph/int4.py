@@ -3,8 +3,8 @@
 Symmetric (zero_point 0): scale = amax / 7 of the block, code = clip(round_half_even(w / scale), -8, 7). Activations
 stay float, so this saves memory, not arithmetic. At block 32 a weight costs 4.5 bits with FP16 scales, 5 with FP32.
 
-A convolution's weight is stored as (O, I * kh * kw), blocked along axis 1, and reshaped (TensorRT takes no block on axis
-1 of four). A linear layer's is stored as (K, N), blocked along axis 0, before a MatMul, which ONNX Runtime fuses.
+A convolution's weight is stored as (O, I * kh * kw), blocked along axis 1, and reshaped (TensorRT takes no block on
+axis 1 of four). A linear layer's is stored as (K, N), blocked along axis 0, before a MatMul, which ONNX Runtime fuses.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def int4_codes(weight: np.ndarray, block: int, scale_type: type) -> tuple[np.nda
     """weight (rows, inputs) float32 -> codes (rows, inputs) int4, scales (rows, inputs / block); zeros have scale 1."""
     blocks = weight.reshape(len(weight), -1, block)
     amax = np.abs(blocks).max(axis=2)
-    scale = np.where(amax > 0, np.maximum(amax / np.float32(7), SMALLEST_SCALE), 1.0).astype(scale_type)
+    scale: np.ndarray = np.where(amax > 0, np.maximum(amax / np.float32(7), SMALLEST_SCALE), 1.0).astype(scale_type)
     codes = np.clip(np.rint(blocks / scale.astype(np.float32)[:, :, None]), -8, 7)
     return codes.reshape(weight.shape).astype(ml_dtypes.int4), scale
 
@@ -100,8 +100,9 @@ def _cast_and_scale(graph: ir.Graph, layer: Layer, codes: np.ndarray, scale: np.
     """float(codes) * scale: plain arithmetic on constants, which a runtime folds once at load."""
     name = layer.weight.name or layer.name
     kind = ir.DataType.FLOAT16 if scale.dtype == np.float16 else ir.DataType.FLOAT
-    cast = insert(graph, layer.node, "Cast", [add_initializer(graph, f"{name}_codes", codes)], f"{name}_cast", to=int(kind))
-    return insert(graph, layer.node, "Mul", [cast, add_initializer(graph, f"{name}_scale", scale)], f"{name}_dequantized")
+    stored, scales = add_initializer(graph, f"{name}_codes", codes), add_initializer(graph, f"{name}_scale", scale)
+    cast = insert(graph, layer.node, "Cast", [stored], f"{name}_cast", to=int(kind))
+    return insert(graph, layer.node, "Mul", [cast, scales], f"{name}_dequantized")
 
 
 def _reshaped(graph: ir.Graph, layer: Layer, value: ir.Value, shape: tuple[int, ...]) -> ir.Value:

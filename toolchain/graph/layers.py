@@ -103,7 +103,6 @@ def _macs(node: ir.Node, weight: ir.Value) -> int | None:
     shape = node.outputs[0].shape
     if weight.shape is None or (node.op_type == "Conv" and shape is None):
         return None
-    positions = [d for d in shape[2:]] if node.op_type == "Conv" and shape is not None else []
-    if not all(isinstance(d, int) for d in positions):
-        return None
-    return prod(int(d) for d in weight.shape) * prod(int(d) for d in positions)  # type: ignore[call-overload]
+    positions = list(shape[2:]) if node.op_type == "Conv" and shape is not None else []
+    sizes = [d for d in [*weight.shape, *positions] if isinstance(d, int)]
+    return prod(sizes) if len(sizes) == len(weight.shape) + len(positions) else None

@@ -1,4 +1,4 @@
-"""Reading and writing ONNX files: damaged ones refused by name, written ones checked, whole, and equal byte for byte."""
+"""Reading and writing ONNX files: damaged ones are refused, written ones checked, whole, and equal byte for byte."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def read_onnx(path: Path) -> ir.Model:
     except onnx.checker.ValidationError as wrong:
         raise OnnxError(f"{path}: its external data cannot be read ({_first_line(wrong)})") from None
     except (DecodeError, ValueError, KeyError, TypeError, OSError) as wrong:
-        raise OnnxError(f"{path}: not an ONNX file, or truncated ({_first_line(wrong)}); copy or export it again") from None
+        reason = _first_line(wrong)
+        raise OnnxError(f"{path}: not an ONNX file, or truncated ({reason}); copy or export it again") from None
 
 
 def check_onnx(proto: onnx.ModelProto, path: Path) -> None:

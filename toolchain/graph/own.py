@@ -63,7 +63,8 @@ def _refuse_unknown(model: ir.Model, path: Path) -> None:
     for node in model.graph.all_nodes():
         where = f"operator '{node.op_type}' (node '{node.name or node.outputs[0].name}')"
         if node.op_type in QUANTIZED:
-            raise OnnxError(f"{path}: is already quantized: {where}; expected a float network; give the file it was made from")
+            raise OnnxError(f"{path}: is already quantized: {where}; expected a float network; give the file it was "
+                            "made from")
         if (node.domain, node.op_type) in own:
             continue
         if node.domain not in ("", "ai.onnx"):
@@ -87,13 +88,14 @@ def _check_input(model: ir.Model, path: Path, image_size: int | None) -> int:
     if entry.dtype != ir.DataType.FLOAT:
         raise OnnxError(f"{path}: input '{entry.name}' is {entry.dtype}; expected float32 images; export in float32")
     if len(shape) == 4 and shape[3] == 3 and shape[1] != 3:
-        raise OnnxError(f"{path}: input '{entry.name}' is {shown}, channels last; expected (N, 3, S, S); export as NCHW")
+        raise OnnxError(f"{path}: input '{entry.name}' is {shown}, channels last; expected (N, 3, S, S); "
+                        "export it as NCHW")
     if len(shape) != 4 or shape[1] not in (3, None):
         raise OnnxError(f"{path}: input '{entry.name}' is {shown or 'without a shape'}; expected images (N, 3, S, S)")
     height, width = (image_size if d is None else d for d in shape[2:])
     if height is None or width is None:
-        raise OnnxError(f"{path}: input '{entry.name}' is {shown}, its size is open; expected a fixed (N, 3, S, S); set "
-                        "data.image_size, or export with a fixed size")
+        raise OnnxError(f"{path}: input '{entry.name}' is {shown}, its size is open; expected a fixed (N, 3, S, S); "
+                        "set data.image_size, or export with a fixed size")
     if height != width:
         raise OnnxError(f"{path}: input '{entry.name}' is {shown}; expected square images; export for (N, 3, S, S)")
     entry.shape = ir.Shape([entry.shape[0], 3, height, width])  # type: ignore[index]
@@ -114,7 +116,8 @@ def _reference(model: ir.Model, size: int, path: Path) -> tuple[np.ndarray, np.n
     except Exception as wrong:  # onnxruntime's exceptions share no base class
         raise OnnxError(f"{path}: fails on {images.shape} images: {str(wrong).splitlines()[0][:200]}") from None
     if logits.ndim != 2 or len(logits) != batch or logits.dtype != np.float32:
-        raise OnnxError(f"{path}: gives {logits.dtype} {logits.shape} for {batch} images; expected float32 logits ({batch}, K)")
+        raise OnnxError(f"{path}: gives {logits.dtype} {logits.shape} for {batch} images; expected float32 "
+                        f"logits ({batch}, K)")
     return images, logits
 
 

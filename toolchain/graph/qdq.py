@@ -59,7 +59,7 @@ def weight_codes(weight: np.ndarray, amax: Sequence[float] | None, axis: int, sc
     """
     others = tuple(i for i in range(weight.ndim) if i != axis)
     found = np.abs(weight).max(axis=others) if amax is None else np.asarray(amax, np.float32)
-    scale = np.where(found > 0, np.maximum(found / np.float32(127), SMALLEST_SCALE), 1.0).astype(scale_type)
+    scale: np.ndarray = np.where(found > 0, np.maximum(found / np.float32(127), SMALLEST_SCALE), 1.0).astype(scale_type)
     spread = scale.astype(np.float32).reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
     return np.clip(np.rint(weight / spread), -127, 127).astype(np.int8), scale
 

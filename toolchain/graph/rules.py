@@ -39,10 +39,13 @@ class Rules:
     bias_after_gemm: bool = False
 
 
+# MaxPool needs none: it keeps order, so runtimes move the Q that follows it to its other side
+CPU_OPS = ("GlobalAveragePool", "AveragePool", "Concat")
+
 RULES: dict[str, Rules] = {
-    "cpu_x86": Rules("u8", "both", ("GlobalAveragePool", "AveragePool", "Concat"), "storage", decode="cast", bias_after_gemm=True),
+    "cpu_x86": Rules("u8", "both", CPU_OPS, "storage", decode="cast", bias_after_gemm=True),
     "tensorrt": Rules("s8", "residual", (), "compute", int4_float="fp16"),
     # Turing has no FP32 matrix kernels in TensorRT-RTX, so what is not INT8 is FP16
     "tensorrt_sm75": Rules("s8", "residual", (), "compute", int8_float="fp16", int4_float="fp16"),
-    "openvino": Rules("u8", "both", ("GlobalAveragePool", "AveragePool", "Concat"), "storage"),
+    "openvino": Rules("u8", "both", CPU_OPS, "storage"),
 }

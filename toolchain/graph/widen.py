@@ -16,7 +16,7 @@ BF16 = ir.DataType.BFLOAT16
 
 
 def widen(model: ir.Model) -> None:
-    """Rewrite a bfloat16-compute `model` in place: FP32 operations, each bfloat16 result rounded through a pair of Casts."""
+    """Rewrite a bfloat16 `model` in place: FP32 operations, each bfloat16 result rounded through a pair of Casts."""
     passes.ShapeInferencePass()(model)
     graph = model.graph
     for value in graph.initializers.values():

@@ -80,17 +80,18 @@ class Network:
     def checked(self, images: np.ndarray) -> np.ndarray:
         """`images` (n, 3, S, S) float32 as they are, or DataError saying what is wrong with them."""
         expected = [size if isinstance(size, int) else None for size in self.shape[1:]]
-        fits = images.ndim == len(self.shape) and all(e in (None, s) for e, s in zip(expected, images.shape[1:]))
+        fits = images.ndim == len(self.shape) and all(
+            wanted in (None, size) for wanted, size in zip(expected, images.shape[1:], strict=True))
         if not fits or images.dtype != np.float32:
-            wanted = ", ".join("any" if size is None else str(size) for size in expected)
-            raise DataError(f"{self.path}: calibration images are {images.dtype} {tuple(images.shape)}; expected float32 "
-                            f"(n, {wanted}); set data.image_size to the network's input size")
+            sizes = ", ".join("any" if size is None else str(size) for size in expected)
+            raise DataError(f"{self.path}: calibration images are {images.dtype} {tuple(images.shape)}; expected "
+                            f"float32 (n, {sizes}); set data.image_size to the network's input size")
         return images
 
     def run(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """One image (3, S, S) -> the value of every quantizable tensor. A fixed batch is filled with copies of it."""
         outputs = self.session.run(self.inner, {self.input: np.repeat(image[None], self.batch, axis=0)})
-        values = dict(zip(self.inner, outputs))
+        values = dict(zip(self.inner, outputs, strict=True))
         if self.batch > 1:
             values = {name: v[:1] if len(v) == self.batch else v for name, v in values.items()}
         return {name: image if name == self.input else values[name] for name in self.tensors}
@@ -122,9 +123,16 @@ def overlay(ranges: Ranges, learned: Mapping[str, Mapping[str, Any]], onnx_path:
         if len(amax) != channels:
             raise OnnxError(f"{onnx_path}: {name} has {channels} output channels, but {len(amax)} learned ranges")
         tensor = layer.input.name or ""
-        weights[name], inputs[tensor] = amax, max(inputs.get(tensor, 0.0), float(found["input_amax"]))
+        weights[name] = amax
+        inputs[tensor] = max(inputs.get(tensor, 0.0), float(found["input_amax"]))
     activations = dict(ranges.activations)
-    for tensor, amax in inputs.items():
-        seen = activations.get(tensor, ActivationRange(-amax, amax, amax))
-        activations[tensor] = ActivationRange(seen.min, seen.max, amax)
+    for tensor, input_amax in inputs.items():
+        seen = activations.get(tensor, ActivationRange(-input_amax, input_amax, input_amax))
+        activations[tensor] = ActivationRange(seen.min, seen.max, input_amax)
     return Ranges(activations, weights, f"learned for {len(learned)} layers, {ranges.method} elsewhere")
+
+
+def input_amax(ranges: Ranges, onnx_path: Path) -> dict[str, float]:
+    """Calibrated amax of each layer's input, by the name of the layer's weight: where QAT starts from."""
+    return {layer.weight.name or "": ranges.activations[layer.input.name or ""].amax
+            for layer in layers(read_onnx(onnx_path).graph) if layer.input.name in ranges.activations}
