@@ -35,10 +35,7 @@ DATA: dict[str, Any] = {
     "calibration": {"source": "calib_data/digits", "images": 512},
 }
 
-STAGES = [{"name": name, "key": f"{i:064x}", "cached": name in ("data", "train"), "seconds": seconds}
-          for i, (name, seconds) in enumerate([
-              ("data", 0.4), ("train", 61.8), ("qat", 31.2), ("export", 9.7), ("calibrate", 7.9), ("onnx", 6.4),
-              ("engine", 14.6), ("measure", 48.3)])]
+PLAIN_STAGES = {"data": 0.4, "train": 61.8, "export": 9.7, "calibrate": 7.9, "qat": 31.2, "export_qat": 8.8, "measure": 48.3}
 
 
 def _measured(precision: str, runtime: str, engine_bytes: int, top1: float, low: float, high: float, agreement: float,
@@ -76,6 +73,11 @@ ENGINES = [
     _unmeasured("fp32", 37_164_212), _unmeasured("fp16", 18_671_236), _unmeasured("bf16", 19_360_228),
     _unmeasured("int8", 10_976_332), _unmeasured("int4", 6_882_308),
 ]
+
+STAGES = [{"name": name, "key": f"{i:064x}", "cached": name in ("data", "train"), "seconds": seconds}
+          for i, (name, seconds) in enumerate([
+              *PLAIN_STAGES.items(), *((f"onnx_{e['name']}", 0.6) for e in ENGINES),
+              *((f"engine_{e['name']}", 1.1) for e in ENGINES)])]
 
 GAPS = {e["name"]: {"max_abs": gap, "relative": gap / 18, "argmax_agreement": 1.0}
         for e in ENGINES for gap in [{"fp32": 2.9e-6, "fp16": 0.0061, "bf16": 0.048, "int8": 0.33, "int4": 0.9}[e["precision"]]]}

@@ -46,8 +46,9 @@ def _plots(report: Report) -> list[Markup]:
     shown = [e for e in report.engines if e.latency_ms and e.top1_percent is not None]
     labels = _labels(shown)
     points = [plot.Point(labels[e.name], _tooltip(e), e.precision, e.runtime, e.latency_ms.p50, e.latency_ms.p95,
-                         e.top1_percent, *(e.top1_interval or (None, None)), float(e.weight_bytes or 0))
-              for e in shown if e.latency_ms and e.top1_percent is not None]
+                         e.top1_percent, low, high, float(e.weight_bytes or 0))
+              for e in shown if e.latency_ms and e.top1_percent is not None
+              for low, high in [e.top1_interval or (None, None)]]
     if not points:
         return []
     phone = [p._replace(label=e.precision.upper()) for p, e in zip(points, shown, strict=True)]
@@ -69,12 +70,14 @@ def _row(e: EngineResult, report: Report, best: EngineResult | None) -> dict[str
         "good" if speedup.low > 1 else "bad" if speedup.high < 1 else "")
     return {
         "name": e.name, "precision": e.precision, "runtime": words.runtime_name(e.runtime),
-        "target": e.target.replace("+", " + "), "measured": e.measured, "best": e is best, "unmeasured": words.unmeasured(e),
+        "target": e.target.replace("+", " + "), "measured": e.measured, "best": e is best,
+        "unmeasured": words.unmeasured(e),
         "top1": words.percent(e.top1_percent), "top1_interval": words.interval(e.top1_interval),
         "top5": words.percent(e.top5_percent), "agreement": words.percent(e.agreement_percent),
         "p50": words.milliseconds(latency.p50 if latency else None), "spread": words.spread(latency),
         "speedup": words.times(speedup.value if speedup else None), "speedup_interval": words.speedup_interval(speedup),
-        "speedup_tone": tone, "weights": words.size(e.weight_bytes), "share": f"{share:.2f}×" if share is not None else "",
+        "speedup_tone": tone,
+        "weights": words.size(e.weight_bytes), "share": f"{share:.2f}×" if share is not None else "",
         "engine_bytes": words.size(e.engine_bytes), "memory": words.size(e.peak_memory_bytes),
         "compute": words.compute_words(e), "gap": words.gap_words(e.gap), "path": e.path or words.NOTHING,
         "sha256": e.sha256 or words.NOTHING,
@@ -85,7 +88,8 @@ def _storage(report: Report) -> list[dict[str, Any]]:
     """Bars: weight bytes and engine bytes of each engine, in percent of the largest of all."""
     most = max((max(e.weight_bytes or 0, e.engine_bytes or 0) for e in report.engines), default=0) or 1
     return [{"name": e.name, "precision": e.precision, "runtime": words.runtime_name(e.runtime),
-             "weights": round(100 * (e.weight_bytes or 0) / most, 2), "engine": round(100 * (e.engine_bytes or 0) / most, 2),
+             "weights": round(100 * (e.weight_bytes or 0) / most, 2),
+             "engine": round(100 * (e.engine_bytes or 0) / most, 2),
              "text": f"{words.size(e.weight_bytes)} / {words.size(e.engine_bytes)}"} for e in report.engines]
 
 
@@ -104,7 +108,8 @@ def _strips(report: Report) -> dict[str, Any]:
              "p50": at(lat.p50), "p95": at(lat.p95), "p99": at(lat.p99),
              "text": " / ".join(words.milliseconds(v) for v in (lat.p50, lat.p95, lat.p99))}
             for e in timed for lat in [e.latency_ms] if lat]
-    return {"rows": rows, "ticks": [{"at": at(t), "text": plot.tick_text(t)} for t in plot.log_ticks(10**low, 10**high, 7)]}
+    ticks = plot.log_ticks(10**low, 10**high, most=7)
+    return {"rows": rows, "ticks": [{"at": at(t), "text": plot.tick_text(t)} for t in ticks]}
 
 
 def _throughput(report: Report) -> dict[str, Any]:
@@ -149,9 +154,10 @@ def _training(report: Report) -> list[dict[str, Any]]:
 
 
 def _stages(report: Report) -> list[dict[str, Any]]:
-    most = max((s.seconds or 0.0 for s in report.stages), default=0.0) or 1.0
-    return [{"name": s.name, "cached": s.cached, "key": s.key[:12], "text": words.seconds(s.seconds),
-             "width": round(100 * (s.seconds or 0.0) / most, 2)} for s in report.stages]
+    rows = words.stage_rows(report)
+    most = max((s.seconds or 0.0 for s in rows), default=0.0) or 1.0
+    return [{"name": s.name, "state": s.state, "text": words.seconds(s.seconds),
+             "width": round(100 * (s.seconds or 0.0) / most, 2)} for s in rows]
 
 
 def _yaml_lines(recipe: dict[str, Any]) -> list[tuple[str, str, str]]:

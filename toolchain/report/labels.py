@@ -60,8 +60,9 @@ def place(labels: Sequence[str], centres: Sequence[tuple[float, float]], radii: 
     spots = []
     for text, centre, radius in zip(labels, centres, radii, strict=True):
         def cost(rank: int, spot: Spot) -> float:
-            return (50 * spot.box.outside(frame) + 40 * sum(spot.box.overlap(b) for b in taken)
-                    + 12 * sum(spot.box.overlap(b) for b in marks) + 4 * sum(spot.box.overlap(b) for b in whiskers) + rank)
+            covers = [weight * sum(spot.box.overlap(box) for box in boxes)
+                      for weight, boxes in ((40, taken), (12, marks), (4, whiskers))]
+            return 50 * spot.box.outside(frame) + sum(covers) + rank
 
         options = [_candidate(text, centre, radius, d, gap) for gap in DISTANCES for d in DIRECTIONS]
         best = min(enumerate(options), key=lambda option: cost(*option))[1]

@@ -61,7 +61,8 @@ def _write(path: Path, text: str) -> Path:
     except OSError as error:
         with suppress(OSError):
             part.unlink()
-        raise WorkDirError(f"{path}: cannot be written ({error.strerror}); free some space or choose another --out") from None
+        raise WorkDirError(f"{path}: cannot be written ({error.strerror}); "
+                           "free some space or choose another --out") from None
     return path
 
 

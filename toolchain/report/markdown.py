@@ -113,8 +113,8 @@ def _data(report: Report) -> str:
 
 
 def _stages(report: Report) -> str:
-    rows = [[escape(s.name), words.seconds(s.seconds), "from cache" if s.cached else "", code(s.key[:12])]
-            for s in report.stages]
+    rows = [[escape(s.name), words.seconds(s.seconds), s.state, code(s.key) if s.key else ""]
+            for s in words.stage_rows(report)]
     return "## Stages\n" + table(["Stage", "Time", "", "Key"], rows)
 
 

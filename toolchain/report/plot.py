@@ -109,8 +109,8 @@ def words(x: float, y: float, text: str, css: str, anchor: str = "middle") -> st
 
 def svg(width: float, height: float, label: str, css: str, parts: Sequence[str]) -> str:
     """The whole drawing with its description for screen readers."""
-    return (f'<svg class="{css}" viewBox="0 0 {number(width)} {number(height)}" role="img" aria-label="{escape(label)}">'
-            + "".join(parts) + "</svg>")
+    box = f"0 0 {number(width)} {number(height)}"
+    return f'<svg class="{css}" viewBox="{box}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
 
 
 def _accuracy_frame(points: Sequence[Point], width: float, height: float) -> Frame:
@@ -132,7 +132,8 @@ def _accuracy_axes(frame: Frame) -> list[str]:
         parts += [line(x, frame.top, x, frame.bottom, "grid"), words(x, frame.bottom + 18, tick_text(tick), "tick")]
     for tick in linear_ticks(frame.y0, min(frame.y1, 100.0), 7):
         y = frame.y(tick)
-        parts += [line(frame.left, y, frame.right, y, "grid"), words(frame.left - 8, y + 4, tick_text(tick), "tick", "end")]
+        parts += [line(frame.left, y, frame.right, y, "grid"),
+                  words(frame.left - 8, y + 4, tick_text(tick), "tick", "end")]
     middle = (frame.left + frame.right) / 2
     return [*parts, words(middle, frame.bottom + 40, "p50 latency, ms (log scale) – left is faster", "axis"),
             f'<text class="axis" transform="translate(13 {number((frame.top + frame.bottom) / 2)}) rotate(-90)" '
@@ -202,7 +203,7 @@ def curve(values: Sequence[tuple[int, float | None]], title: str, css: str = "cu
     path = " ".join(f"{number(frame.x(e))},{number(frame.y(v))}" for e, v in known)
     parts.append(f'<polyline class="trace" points="{path}"/>')
     if len(known) <= 60:
-        parts += [f'<circle class="dot" cx="{number(frame.x(e))}" cy="{number(frame.y(v))}" r="3"><title>epoch {e}: {v:.4g}'
-                  "</title></circle>" for e, v in known]
+        parts += [f'<circle class="dot" cx="{number(frame.x(e))}" cy="{number(frame.y(v))}" r="3">'
+                  f"<title>epoch {e}: {v:.4g}</title></circle>" for e, v in known]
     told = f"{title} over epochs {first} to {last}: from {known[0][1]:.4g} to {known[-1][1]:.4g}"
     return svg(width, height, told, css, parts)

@@ -43,6 +43,7 @@ class EnvironmentFacts(Part):
     cpu: str | None = None
     physical_cores: int | None = None
     logical_cores: int | None = None
+    usable_cores: int | None = Field(None, description="after the affinity mask and a container's quota")
     instruction_sets: list[str] = []
     memory_bytes: Bytes | None = None
     load_average: list[float] | None = Field(None, description="1, 5 and 15 minutes; null where the system has none")
@@ -143,8 +144,8 @@ class EngineResult(Part):
             return self
         if not self.reason:
             raise ValueError("measured is false, so `reason` must say why")
-        filled = [field for field in ("top1_percent", "top5_percent", "agreement_percent", "latency_ms", "speedup_vs_fp32")
-                  if getattr(self, field) is not None]
+        figures = ("top1_percent", "top5_percent", "agreement_percent", "latency_ms", "speedup_vs_fp32")
+        filled = [field for field in figures if getattr(self, field) is not None]
         if filled or self.throughput:
             raise ValueError(f"measured is false, so {', '.join(filled) or 'throughput'} must be null")
         return self
@@ -196,7 +197,7 @@ class Report(Part):
     training: list[TrainingRun] = []
 
     def to_json(self) -> str:
-        """report.json as text: two-space indent, UTF-8, one newline at the end; the same report gives the same bytes."""
+        """report.json as text, indented by two, a newline at the end; the same report gives the same bytes."""
         return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -206,9 +207,9 @@ def load_report(path: Path) -> Report:
         text = Path(path).read_text(encoding="utf-8")
         content = json.loads(text)
     except OSError as error:
-        raise ToolchainError(f"{path}: cannot be read ({error.strerror}); expected a report.json made by a build") from None
+        raise ToolchainError(f"{path}: cannot be read ({error.strerror}); expected a build's report.json") from None
     except ValueError as error:  # also UnicodeDecodeError
-        raise ToolchainError(f"{path}: not JSON ({error}); the file is damaged, build again to write a new one") from None
+        raise ToolchainError(f"{path}: not JSON ({error}); the file is damaged, build again to write it anew") from None
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
         raise ToolchainError(f"{path}: schema_version: found {version!r}, expected {SCHEMA_VERSION}; "

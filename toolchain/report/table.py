@@ -1,6 +1,6 @@
 """The table at the end of a build, drawn by rich: one row an engine, the limits below.
 
-From 118 columns on, a figure and its interval share a line; below that the interval stands underneath. Without a
+A figure and its interval share a line where the terminal is wide enough, else the interval stands underneath. Without a
 terminal there is no colour and no line drawing, so that a CI log stays readable.
 """
 
@@ -18,7 +18,6 @@ from toolchain.report import words
 from toolchain.report.limits import RULES, amount, asks
 from toolchain.report.schema import EngineResult, LimitResult, Report
 
-WIDE = 118
 PLAIN_WIDTH = 124
 COLOURS = {"fp32": "bright_black", "fp16": "blue", "bf16": "cyan", "int8": "dark_orange", "int4": "magenta"}
 MARKS = {True: ("✓", "green"), False: ("✗", "bold red"), None: ("–", "dim")}
@@ -82,7 +81,8 @@ def engine_table(engines: Sequence[EngineResult], wide: bool, plain: bool) -> Ta
         if wide and not plain and runtime not in (None, engine.runtime):
             table.add_section()
         runtime = engine.runtime
-        middle = _grid(cells[engine.name], widths) if engine.measured else Text(words.unmeasured(engine), style="dim italic")
+        why = Text(words.unmeasured(engine), style="dim italic")
+        middle = _grid(cells[engine.name], widths) if engine.measured else why
         table.add_row(_name(engine, below), middle, words.size(engine.weight_bytes), words.size(engine.engine_bytes))
     return table
 
@@ -110,7 +110,10 @@ def limit_lines(results: Sequence[LimitResult]) -> list[Text]:
 
 def render_table(report: Report, width: int, plain: bool) -> RenderableType:
     """Everything a build shows at its end, for `width` columns; `plain`: no line drawing."""
-    parts: list[RenderableType] = [Text(""), engine_table(report.engines, width >= WIDE, plain), Text("")]
+    table = engine_table(report.engines, wide=True, plain=plain)
+    if Console(width=1000).measure(table).maximum > width:
+        table = engine_table(report.engines, wide=False, plain=plain)
+    parts: list[RenderableType] = [Text(""), table, Text("")]
     if report.limits:
         parts += [Text("Limits", style="bold"), *limit_lines(report.limits), Text("")]
     return Group(*parts, Text(words.headline(report), style="bold"))
@@ -133,5 +136,5 @@ def print_report(report: Report, console: Console | None = None) -> None:
 
 def _ascii(text: str) -> str:
     """The same table for a terminal without Unicode."""
-    marks = {"×": "x", "±": "+-", "–": "-", "−": "-", "✓": "ok", "✗": "NO", "…": ".."}
+    marks: dict[str, str | int | None] = {"×": "x", "±": "+-", "–": "-", "−": "-", "✓": "ok", "✗": "NO", "…": ".."}
     return text.translate(str.maketrans(marks)).encode("ascii", "replace").decode()

@@ -5,12 +5,15 @@ A figure that was not measured is NOTHING, an en dash; units are decimal (1 MB =
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
+from toolchain.recipe.schema import PRECISIONS
 from toolchain.report.limits import fp32_reference, fp32_weight_bytes, top1_drop, weight_share
-from toolchain.report.schema import EngineResult, Gap, Latency, Report, Speedup
+from toolchain.report.schema import EngineResult, Gap, Latency, Report, Speedup, StageResult
 
 NOTHING = "–"
+PER_ENGINE = re.compile(rf"_(?:{'|'.join(PRECISIONS)})\..+$")
 RUNTIME_NAMES = {"onnxruntime": "ONNX Runtime", "tensorrt_rtx": "TensorRT for RTX", "tensorrt": "TensorRT",
                  "openvino": "OpenVINO"}
 
@@ -22,6 +25,15 @@ class Tile(NamedTuple):
     value: str
     note: str
     tone: str = "plain"
+
+
+class StageRow(NamedTuple):
+    """One line of the stages: its time, "", "cached" or "3 cached", and its key where it is a single stage."""
+
+    name: str
+    seconds: float | None
+    state: str
+    key: str
 
 
 def runtime_name(runtime: str) -> str:
@@ -45,7 +57,8 @@ def milliseconds(value: float | None) -> str:
     """Three significant digits: '0.982', '12.3', '105'."""
     if value is None:
         return NOTHING
-    return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+    decimals = 3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0
+    return f"{value:.{decimals}f}"
 
 
 def seconds(value: float | None) -> str:
@@ -57,7 +70,9 @@ def seconds(value: float | None) -> str:
     whole = round(value)
     if whole < 60:
         return f"{whole} s"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def percent(value: float | None) -> str:
@@ -140,7 +155,8 @@ def _accuracy_words(engine: EngineResult, report: Report) -> str:
     inside = reference.top1_interval is not None and engine.top1_percent is not None and (
         reference.top1_interval[0] <= engine.top1_percent <= reference.top1_interval[1])
     where = ", inside FP32's 95 % interval" if inside else ""
-    return f"top-1 {percent(engine.top1_percent)} % against {percent(reference.top1_percent)} % ({signed(-drop)} points{where})"
+    both = f"{percent(engine.top1_percent)} % against {percent(reference.top1_percent)} %"
+    return f"top-1 {both} ({signed(-drop)} points{where})"
 
 
 def headline(report: Report) -> str:
@@ -159,7 +175,8 @@ def verdict(report: Report) -> Tile:
     """How many limits hold, as a headline figure."""
     held, wrong = (sum(r.held is state for r in report.limits) for state in (True, False))
     unchecked = len(report.limits) - held - wrong
-    note = ", ".join(filter(None, [f"{wrong} broken" if wrong else "", f"{unchecked} not checked here" if unchecked else ""]))
+    rest = ((wrong, "broken"), (unchecked, "not checked here"))
+    note = ", ".join(f"{count} {what}" for count, what in rest if count)
     if not report.limits:
         return Tile("Limits", "none", "the recipe sets no limits")
     tone = "bad" if wrong else "good" if held else "plain"
@@ -171,10 +188,11 @@ def tiles(report: Report) -> list[Tile]:
     engine = best_engine(report)
     if engine is None or engine.speedup_vs_fp32 is None:
         return [verdict(report)]
-    speedup, share, drop = engine.speedup_vs_fp32, weight_share(engine, report.engines), top1_drop(engine, report.engines)
-    spread = speedup_interval(speedup)
+    speedup, bounds = engine.speedup_vs_fp32, speedup_interval(engine.speedup_vs_fp32)
+    share, drop = weight_share(engine, report.engines), top1_drop(engine, report.engines)
     reference = fp32_reference(engine, report.engines)
-    shown = [Tile("Speed", times(speedup.value), f"FP32's speed on {runtime_name(engine.runtime)}{f' (95 %: {spread})' if spread else ''}",
+    against = f"FP32's speed on {runtime_name(engine.runtime)}" + (f" (95 %: {bounds})" if bounds else "")
+    shown = [Tile("Speed", times(speedup.value), against,
                   "good" if (speedup.low or speedup.value) > 1 else "bad" if speedup.value < 1 else "plain")]
     if share is not None:
         whole = fp32_weight_bytes(engine, report.engines)
@@ -184,6 +202,21 @@ def tiles(report: Report) -> list[Tile]:
         note = f"points: {percent(engine.top1_percent)} % against FP32's {percent(reference.top1_percent)} %"
         shown.append(Tile("Top-1 accuracy", signed(-drop), note))
     return [*shown, verdict(report)]
+
+
+def stage_rows(report: Report) -> list[StageRow]:
+    """The stages in order of first appearance; the per-engine ones ("engine_int8.onnxruntime.cpu_x86") as one row."""
+    groups: dict[str, list[StageResult]] = {}
+    for stage in report.stages:
+        groups.setdefault(PER_ENGINE.sub("", stage.name), []).append(stage)
+    rows = []
+    for name, stages in groups.items():
+        spent = [s.seconds for s in stages if s.seconds is not None]
+        fresh = sum(not s.cached for s in stages)
+        state = "" if fresh == len(stages) else "cached" if fresh == 0 else f"{len(stages) - fresh} cached"
+        rows.append(StageRow(f"{name} × {len(stages)}" if len(stages) > 1 else stages[0].name,
+                             sum(spent) if spent else None, state, stages[0].key[:12] if len(stages) == 1 else ""))
+    return rows
 
 
 def how_measured(report: Report) -> list[str]:
@@ -196,11 +229,12 @@ def how_measured(report: Report) -> list[str]:
         f"Accuracy: top-1 of the engine's own answers on all {report.data.test:,} test images, with a 95 % interval; "
         "agreement is the share of images answered as the FP32 engine answers them.",
         f"Latency: batch {cfg.get('batch', NOTHING)}, {cfg.get('warmup', NOTHING)} untimed runs first, then "
-        f"{cfg.get('rounds', NOTHING)} rounds that each time every engine {cfg.get('runs_per_round', NOTHING)} times in "
-        f"random order{n}, {threads if threads else 'all physical'} CPU threads. ± is one standard deviation.",
-        "Speed-up: FP32 latency divided by the engine's, against the FP32 engine of the same runtime where there is one, "
-        "with a bootstrap 95 % interval over rounds.",
-        "Weights: bytes of all weights as stored in the engine's ONNX file. Engine: the file that ships. 1 MB = 1,000,000 bytes.",
+        f"{cfg.get('rounds', NOTHING)} rounds that each time every engine {cfg.get('runs_per_round', NOTHING)} times "
+        f"in random order{n}, {threads if threads else 'all physical'} CPU threads. ± is one standard deviation.",
+        "Speed-up: FP32 latency divided by the engine's, against the FP32 engine of the same runtime where there is "
+        "one, with a bootstrap 95 % interval over rounds.",
+        "Weights: bytes of all weights as stored in the engine's ONNX file. Engine file: the file that ships. "
+        "1 MB = 1,000,000 bytes.",
     ]
 
 
@@ -209,7 +243,7 @@ def environment_rows(report: Report) -> list[tuple[str, str]]:
     env = report.environment
     cores = f"{env.physical_cores} physical, {env.logical_cores} logical" if env.physical_cores else None
     load = ", ".join(f"{x:.2f}" for x in env.load_average) + " (1, 5, 15 min)" if env.load_average else None
-    gpus = "; ".join(" ".join(filter(None, [g.name, f"(sm{g.sm})" if g.sm else "", f"driver {g.driver}" if g.driver else ""]))
+    gpus = "; ".join(g.name + (f" (sm{g.sm})" if g.sm else "") + (f", driver {g.driver}" if g.driver else "")
                      for g in env.gpus)
     rows = [("CPU", env.cpu), ("Cores", cores), ("Instruction sets", ", ".join(env.instruction_sets)),
             ("Memory", size(env.memory_bytes) if env.memory_bytes else None), ("Load average", load),

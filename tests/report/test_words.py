@@ -1,0 +1,102 @@
+"""Figures as words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from toolchain.recipe.schema import Recipe
+from toolchain.report import words
+from toolchain.report.make import make_report
+from toolchain.report.schema import Latency, Report
+
+
+def latency(p50: float, std: float) -> Latency:
+    return Latency(p50=p50, p95=p50, p99=p50, mean=p50, std=std, n=10)
+
+
+def rebuilt(report: Report, engines: list[dict[str, Any]], limits: dict[str, Any] | None = None) -> Report:
+    recipe = Recipe.model_validate({"name": "r", "model": {"arch": "vgg11"}, "limits": limits or {}})
+    content = report.model_dump()
+    return make_report(recipe, content["environment"], content["data"], content["stages"], engines)
+
+
+@pytest.mark.parametrize(("n_bytes", "text"), [
+    (0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (9_296_904, "9.3 MB"), (37_021_736, "37.0 MB"), (515_400_000, "515 MB"),
+    (999_700_000, "1.00 GB"), (2_140_000_000, "2.14 GB"), (None, "–")])
+def test_sizes_are_decimal(n_bytes: int | None, text: str):
+    assert words.size(n_bytes) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.9687, "0.969"), (6.414, "6.41"), (12.34, "12.3"), (105.4, "105"), (None, "–")])
+def test_milliseconds_have_three_digits(value: float | None, text: str):
+    assert words.milliseconds(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.44, "0.4 s"), (12.4, "12 s"), (61.8, "1 min 02 s"), (3720, "1 h 02 min"),
+                                             (59.7, "1 min 00 s"), (9.96, "10 s")])
+def test_seconds_grow_into_minutes_and_hours(value: float, text: str):
+    assert words.seconds(value) == text
+
+
+def test_the_spread_has_as_many_decimals_as_its_p50():
+    assert words.spread(latency(6.41, 0.449)) == "± 0.45"
+    assert words.spread(latency(0.969, 0.0678)) == "± 0.068"
+    assert words.spread(None) == ""
+
+
+def test_points_carry_a_true_minus_and_zero_has_no_sign():
+    assert [words.signed(v) for v in (-0.28, 0.11, 0.001, -0.001)] == ["−0.28", "+0.11", "0.00", "0.00"]
+
+
+def test_the_headline_names_the_fastest_engine_that_breaks_no_limit(sample_report: Report):
+    assert words.headline(sample_report) == (
+        "INT8 on ONNX Runtime is 6.62× as fast as FP32 with 25 % of its weight bytes: "
+        "top-1 98.33 % against 98.61 % (−0.28 points, inside FP32's 95 % interval).")
+
+
+def test_an_engine_that_breaks_a_limit_is_not_the_best_one(sample_report: Report, engines: list[dict[str, Any]]):
+    report = rebuilt(sample_report, engines, {"int8": {"top1": 98.2}})
+    assert words.best_engine(report) is not None
+    broken = rebuilt(sample_report, engines, {"int8": {"top1": 99.9}})
+    best = words.best_engine(broken)
+    assert best is not None and best.name == "bf16.openvino.cpu_x86"  # 1.81, the fastest that is not INT8
+
+
+def test_a_slower_engine_is_called_slower(sample_report: Report, engines: list[dict[str, Any]]):
+    report = rebuilt(sample_report, [engines[0], engines[4]])  # FP32 and INT4 on ONNX Runtime, 0.808 times its speed
+    assert "is slower than FP32 (0.81× its speed)" in words.headline(report)
+    assert words.tiles(report)[0].tone == "bad"
+
+
+def test_an_interval_around_one_is_called_as_fast(sample_report: Report, engines: list[dict[str, Any]]):
+    int8 = engines[3] | {"speedup_vs_fp32": {"value": 1.02, "low": 0.98, "high": 1.06}}
+    report = rebuilt(sample_report, [engines[0], int8])
+    assert "is as fast as FP32" in words.headline(report)
+    assert words.tiles(report)[0].tone == "plain"
+
+
+def test_a_build_without_measurements_says_so(sample_report: Report, engines: list[dict[str, Any]]):
+    report = rebuilt(sample_report, engines[8:])
+    assert words.headline(report).startswith("5 engines built; none below FP32 could be timed")
+    assert [tile.label for tile in words.tiles(report)] == ["Limits"]
+
+
+def test_a_drop_outside_the_interval_is_not_called_inside(sample_report: Report, engines: list[dict[str, Any]]):
+    report = rebuilt(sample_report, [engines[0], engines[3] | {"top1_percent": 90.0, "top1_interval": [86.5, 92.7]}])
+    assert "(−8.61 points)." in words.headline(report)
+
+
+def test_stages_of_single_engines_are_one_row(sample_report: Report):
+    stages = [("train", True, 60.0), ("engine_fp32.onnxruntime.cpu_x86", True, 1.5), ("engine_int8.tensorrt_rtx.sm86", False, 2.5),
+              ("export_qat", False, None)]
+    listed = [{"name": n, "key": 64 * "a", "cached": c, "seconds": s} for n, c, s in stages]
+    report = Report.model_validate(sample_report.model_dump() | {"stages": listed})
+    assert words.stage_rows(report) == [("train", 60.0, "cached", 12 * "a"), ("engine × 2", 4.0, "1 cached", ""),
+                                        ("export_qat", None, "", 12 * "a")]
+
+
+def test_the_way_of_measuring_is_told_from_the_recipe(sample_report: Report):
+    told = " ".join(words.how_measured(sample_report))
+    assert "all 360 test images" in told and "20 rounds" in told and "400 timed runs of each engine" in told
