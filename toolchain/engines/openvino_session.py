@@ -1,0 +1,136 @@
+"""OpenVINO models: compiled, run and timed on the CPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from toolchain.engines.batching import check_batch, check_input, in_batches
+from toolchain.engines.cpu import default_threads
+from toolchain.engines.protocol import Images, Logits
+from toolchain.engines.record import EngineRecord, describe, write_file, write_record
+from toolchain.errors import EngineError
+
+VERSION = ov.get_version().split("-")[0]
+HINT = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # int8: Q/DQ pairs run in int8 whatever the hint, the rest in f32
+
+
+@lru_cache(maxsize=1)
+def capabilities() -> list[str]:
+    """OpenVINO's OPTIMIZATION_CAPABILITIES of the CPU."""
+    return [str(c) for c in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")]
+
+
+def compile_model(path: Path, precision: str, threads: int | None) -> ov.CompiledModel:
+    """One stream of `threads`, for latency. Raises EngineError with the runtime's reason."""
+    if path.stat().st_size == 0:  # OpenVINO would try every format it knows, with noise on stderr
+        raise EngineError(f"{path}: the file is empty; make it again")
+    options = {"INFERENCE_PRECISION_HINT": HINT[precision], "INFERENCE_NUM_THREADS": threads or default_threads(),
+               "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
+    try:
+        model = ov.Core().compile_model(str(path), "CPU", options)
+    except RuntimeError as error:
+        raise EngineError(f"{path}: OpenVINO {VERSION} refuses it: {short_reason(error)}") from None
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise EngineError(f"{path}: found {len(model.inputs)} inputs and {len(model.outputs)} outputs, expected one "
+                          "input (images) and one output (logits)")
+    return model
+
+
+def short_reason(error: Exception) -> str:
+    """The lines of an OpenVINO error that say what is wrong, without its source locations."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and not line.startswith(("Exception from src/", "Check '"))]
+    return " ".join(told or lines)[:300]
+
+
+class OpenVinoEngine:
+    """One compiled model with one infer request."""
+
+    def __init__(self, record: EngineRecord, path: Path, threads: int | None) -> None:
+        self.record = record
+        self.model = compile_model(path, record.precision, threads)
+        self.request = self.model.create_infer_request()
+        shape = self.model.inputs[0].get_partial_shape()
+        self.input_shape = tuple(-1 if d.is_dynamic else d.get_length() for d in shape)
+        fixed = self.input_shape[0]
+        self.batches: tuple[int, int | None] = (1, None) if fixed == -1 else (fixed, fixed)
+
+    def _run(self, images: Images) -> Logits:
+        try:
+            self.request.infer({0: images}, share_inputs=True)
+        except RuntimeError as error:
+            raise EngineError(f"{self.record.name}: OpenVINO could not run it: {short_reason(error)}") from None
+        return self.request.get_output_tensor(0).data.astype(np.float32)  # a copy: the tensor is reused
+
+    def infer(self, images: Images) -> Logits:
+        """Logits (N, K) of images (N, C, H, W). Raises EngineError."""
+        check_input(self.record.name, images, self.input_shape)
+        return in_batches(self._run, np.ascontiguousarray(images, np.float32), self.batches)
+
+    def time_ms(self, images: Images, runs: int) -> NDArray[np.float64]:
+        """(runs,) milliseconds by the wall clock, the input bound once."""
+        check_input(self.record.name, images, self.input_shape)
+        check_batch(self.record.name, images, self.batches)
+        images = np.ascontiguousarray(images, np.float32)  # must outlive the runs: the request reads this memory
+        self._run(images)
+        samples = np.empty(runs)
+        for i in range(runs):
+            start = time.perf_counter_ns()
+            self.request.infer()
+            samples[i] = (time.perf_counter_ns() - start) / 1e6
+        return samples
+
+    def transfer_ms(self, images: Images, runs: int) -> NDArray[np.float64] | None:
+        """Nothing is copied to another device."""
+        return None
+
+    def device_bytes(self) -> int | None:
+        """No GPU is used."""
+        return None
+
+
+@contextmanager
+def open_engine(record: EngineRecord, path: Path, threads: int | None) -> Iterator[OpenVinoEngine]:
+    """Yield the engine; its threads and memory are released at the end."""
+    engine = OpenVinoEngine(record, path, threads)
+    try:
+        yield engine
+    finally:
+        del engine.request, engine.model
+
+
+def build_engine(onnx_path: Path, cfg: Any, folder: Path, info: dict[str, Any], compute: str) -> Path:
+    """Copy, compile, record."""
+    engine = folder / "engine.onnx"
+    write_file(engine, onnx_path.read_bytes())
+    model = compile_model(engine, cfg.precision, threads=1)
+    device = str(ov.Core().get_property("CPU", "FULL_DEVICE_NAME")).strip()
+    write_record(folder, describe(cfg, engine, onnx_path, info, compute=compute, runtime_version=VERSION, device=device,
+                                  layers=realized_layers(model)))
+    return engine
+
+
+def realized_layers(model: ov.CompiledModel) -> list[dict[str, Any]]:
+    """[{name, op, dtype, shape}] of the compiled model, after OpenVINO's own fusions; constants are left out.
+
+    dtype: the precision the layer runs in. shape: of its first output, -1 where dynamic.
+    """
+    layers = []
+    for op in model.get_runtime_model().get_ordered_ops():
+        facts = op.get_rt_info()
+        kind = str(facts["layerType"].value)
+        if kind == "Const":
+            continue
+        dims = op.get_output_partial_shape(0) if op.get_output_size() else []
+        layers.append({"name": op.get_friendly_name(), "op": kind, "dtype": str(facts["runtimePrecision"].value),
+                       "shape": [-1 if d.is_dynamic else d.get_length() for d in dims]})
+    return layers

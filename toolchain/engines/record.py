@@ -1,0 +1,109 @@
+"""engine.json: what stands beside every engine file, and the check that the file is still the one it describes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from toolchain.errors import DigestMismatch, EngineError
+
+RECORD = "engine.json"
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """One engine as it was built; holds no time stamp, so the same build writes the same bytes.
+
+    compute: what the arithmetic runs in (an fp16 file on a CPU stores halves and computes in fp32). engine: file name.
+    weight_bytes: weights as stored in the ONNX file. device: the CPU or GPU it was built on or for.
+    profile: batch sizes {min, opt, max}, None where the runtime takes any. layers: [{name, op, dtype, shape}].
+    """
+
+    name: str
+    precision: str
+    compute: str
+    runtime: str
+    runtime_version: str
+    target: str
+    onnx_sha256: str
+    engine: str
+    sha256: str
+    engine_bytes: int
+    weight_bytes: int | None
+    device: str
+    profile: dict[str, int] | None
+    layers: list[dict[str, Any]]
+
+
+def engine_name(cfg: Any) -> str:
+    """`int8.onnxruntime.cpu_x86`: how one engine is called in folders, reports and limits."""
+    return f"{cfg.precision}.{cfg.runtime}.{cfg.target}"
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, read a MiB at a time."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write beside `path`, then rename: a reader never meets half a file."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def describe(
+    cfg: Any, engine: Path, onnx_path: Path, info: dict[str, Any], *, compute: str, runtime_version: str, device: str,
+    layers: list[dict[str, Any]], profile: dict[str, int] | None = None,
+) -> EngineRecord:
+    """The record of the engine file that now lies at `engine`."""
+    return EngineRecord(
+        name=engine_name(cfg), precision=cfg.precision, compute=compute, runtime=cfg.runtime,
+        runtime_version=runtime_version, target=cfg.target, onnx_sha256=sha256_file(onnx_path), engine=engine.name,
+        sha256=sha256_file(engine), engine_bytes=engine.stat().st_size, weight_bytes=info.get("weight_bytes"),
+        device=device, profile=profile, layers=layers)
+
+
+def write_record(folder: Path, record: EngineRecord) -> None:
+    """Write engine.json atomically."""
+    write_file(folder / RECORD, (json.dumps(asdict(record), indent=1) + "\n").encode())
+
+
+def read_record(folder: Path) -> EngineRecord:
+    """The engine.json of `folder`. Raises EngineError when it is missing or damaged."""
+    path = Path(folder) / RECORD
+    try:
+        content = json.loads(path.read_bytes())
+        return EngineRecord(**{field.name: content[field.name] for field in fields(EngineRecord)})
+    except FileNotFoundError:
+        raise EngineError(f"{folder}: it holds no {RECORD}, so it is no engine folder; build it first") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise EngineError(f"{path}: not a whole engine record ({type(error).__name__}: {error}); "
+                          "build the engine again") from None
+
+
+def verify(folder: Path) -> tuple[EngineRecord, Path]:
+    """The record and the engine file of `folder`, after comparing the file's SHA-256 with the record.
+
+    Raises EngineError (no record, no file) or DigestMismatch (the file was altered).
+    """
+    record = read_record(folder)
+    path = Path(folder) / record.engine
+    if not path.is_file():
+        raise EngineError(f"{path}: the engine file that {RECORD} names is missing; build the engine again")
+    found = sha256_file(path)
+    if found != record.sha256:
+        raise DigestMismatch(f"{path}: SHA-256 is {found[:16]}, but {record.sha256[:16]} was recorded when it was "
+                             f"built; the file was altered: delete {folder} and build the engine again")
+    return record, path

@@ -1,0 +1,203 @@
+"""One TensorRT build in a process of its own: `python -m toolchain.engines.trt_build job.json`.
+
+A fresh process has a fresh Builder, which makes the engine's bytes repeat; a crash or lack of memory ends only it.
+Answers on stdout, one JSON object a line: {"progress": 0..1} while it works, then {"result": …} or {"error": …}.
+Ends by itself when its stdin closes, that is, when its parent is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from toolchain.engines.progress import Fraction
+from toolchain.engines.record import write_file
+from toolchain.engines.trt_package import UNSIGNED, Package, import_package, make_logger
+from toolchain.errors import EngineError, ToolchainError
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to build. sms: [] builds for the GPU that is here. batch: {min, opt, max}. timing_cache: file, or None."""
+
+    package: str
+    onnx: str
+    engine: str
+    sms: list[int]
+    batch: dict[str, int]
+    workspace_mb: int | None
+    timing_cache: str | None
+
+
+def build(job: Job, answers: TextIO) -> dict[str, Any]:
+    """Build and write the engine; returns {runtime_version, layers}. Raises EngineError, MissingPackage."""
+    package = import_package(job.package)
+    trt, log = package.trt, make_logger(package.trt)
+    builder = trt.Builder(log)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    parse(job, trt, parser, network, log)
+    layers = walk(network)
+
+    config = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means fp32; TF32 keeps 10 bits of the fraction
+    if job.sms:
+        config.num_compute_capabilities = len(job.sms)
+        for i, sm in enumerate(job.sms):
+            config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{sm}"), i)
+    if job.workspace_mb:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace_mb << 20)
+    set_profile(job, builder, network, config)
+    cache = open_timing_cache(package, job.timing_cache, config)
+    monitor = make_monitor(trt, answers)  # kept in a variable: the builder holds no reference of its own
+    config.progress_monitor = monitor
+
+    serialized = builder.build_serialized_network(network, config)
+    if serialized is None:
+        told = " | ".join(log.errors) or "no reason given"
+        raise EngineError(f"{job.onnx}: {job.package} {trt.__version__} could not build it{_for(job)}: {told[:600]}")
+    write_file(Path(job.engine), bytes(serialized))
+    if cache is not None and job.timing_cache:
+        write_file(Path(job.timing_cache), bytes(config.get_timing_cache().serialize()))
+    return {"runtime_version": str(trt.__version__), "layers": layers}
+
+
+def parse(job: Job, trt: Any, parser: Any, network: Any, log: Any) -> None:
+    """Read the ONNX file into `network`. Raises EngineError naming the operator that is not supported."""
+    path = Path(job.onnx)
+    where = f"{path}: {job.package} {trt.__version__}"
+    parsed = parser.parse_from_file(str(path))
+    if any(told in line for told in UNSIGNED for line in [*log.warnings, *log.errors]) or unsigned_nodes(path):
+        raise EngineError(f"{where} has no unsigned INT8: found uint8 QuantizeLinear/DequantizeLinear, expected int8 "
+                          "with zero_point 0; convert the float ONNX with the tensorrt rules")
+    if not parsed:
+        errors = [parser.get_error(i) for i in range(parser.num_errors)]
+        raise EngineError(f"{where} cannot read it: {'; '.join(dict.fromkeys(map(_say, errors)))[:600]}")
+    if network.num_inputs == 0 or network.num_outputs == 0:  # what it makes of an empty file
+        raise EngineError(f"{where} found no network in it ({path.stat().st_size} bytes); export it again")
+    if network.num_inputs != 1 or network.num_outputs != 1:
+        raise EngineError(f"{where}: found {network.num_inputs} inputs and {network.num_outputs} outputs, expected one "
+                          "input (images) and one output (logits)")
+
+
+def unsigned_nodes(path: Path) -> list[str]:
+    """Names of the nodes with a uint8 zero point, for the TensorRT versions that say nothing of them; [] where the
+    onnx package is absent (a device) or the file cannot be read (the parser says why)."""
+    try:
+        import onnx
+
+        graph = onnx.load(path, load_external_data=False).graph
+    except Exception:  # protobuf's DecodeError lies in different places in different versions
+        return []
+    unsigned = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.UINT8}
+    return [node.name for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+            and len(node.input) > 2 and node.input[2] in unsigned]
+
+
+def _say(error: Any) -> str:
+    operator, node = error.node_operator(), error.node_name()
+    code = error.code().name
+    if code == "UNSUPPORTED_NODE":
+        return f"unsupported operator {operator} (node '{node}')"
+    place = f" at {operator} (node '{node}')" if operator else ""
+    return f"{error.desc() or code}{place}"
+
+
+def _for(job: Job) -> str:
+    return f" for {'+'.join(f'sm{sm}' for sm in job.sms)}" if job.sms else ""
+
+
+def walk(network: Any) -> list[dict[str, Any]]:
+    """[{name, op, dtype, shape}] of the parsed network, as TensorRT typed it; works without a GPU."""
+    layers = []
+    for i in range(network.num_layers):
+        layer = network.get_layer(i)
+        output = layer.get_output(0)
+        layers.append({"name": layer.name, "op": layer.type.name, "dtype": output.dtype.name if output else None,
+                       "shape": list(output.shape) if output and len(output.shape) >= 0 else None})
+    return layers
+
+
+def set_profile(job: Job, builder: Any, network: Any, config: Any) -> None:
+    """Allow batch sizes min to max where the input is dynamic. Raises EngineError for another dynamic dimension."""
+    given = network.get_input(0)
+    shape = tuple(given.shape)
+    if -1 in shape[1:]:
+        raise EngineError(f"{job.onnx}: its input is {shape}, expected fixed channels, height and width")
+    if shape[0] != -1:
+        return
+    profile = builder.create_optimization_profile()
+    profile.set_shape(given.name, *((job.batch[end], *shape[1:]) for end in ("min", "opt", "max")))
+    config.add_optimization_profile(profile)
+
+
+def open_timing_cache(package: Package, path: str | None, config: Any) -> Any:
+    """Give the builder the kernel timings of earlier builds; None where the package has no timing cache."""
+    if not (package.has_timing_cache and path):
+        return None
+    known = Path(path).read_bytes() if Path(path).is_file() else b""
+    cache = config.create_timing_cache(known)
+    config.set_timing_cache(cache, False)
+    return cache
+
+
+def make_monitor(trt: Any, answers: TextIO) -> Any:
+    """A progress monitor that writes {"progress": share done}, at most a hundred times."""
+
+    class Monitor(trt.IProgressMonitor):
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.fraction, self.told = Fraction(), 0.0
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self.fraction.start(phase_name, parent_phase, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            self.fraction.step(phase_name, step)
+            if self.fraction.done >= self.told + 0.01:
+                self.told = self.fraction.done
+                tell(answers, progress=round(self.told, 2))
+            return True  # False would cancel the build
+
+        def phase_finish(self, phase_name: str) -> None:
+            self.fraction.finish(phase_name)
+
+    return Monitor()
+
+
+def tell(answers: TextIO, **answer: Any) -> None:
+    """One JSON line to the parent."""
+    print(json.dumps(answer), file=answers, flush=True)
+
+
+def end_with_parent() -> None:
+    """Leave at once when stdin closes: a killed parent must not leave a build running for minutes."""
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def main(path: str) -> None:
+    """Build the job in the file `path`; what native libraries print on stdout goes to stderr."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends us
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    end_with_parent()
+    try:
+        tell(answers, result=build(Job(**json.loads(Path(path).read_text())), answers))
+    except ToolchainError as error:
+        tell(answers, error=str(error), kind=type(error).__name__)
+    except OSError as error:
+        tell(answers, error=str(error), kind="OSError", errno=error.errno)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

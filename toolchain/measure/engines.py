@@ -1,0 +1,137 @@
+"""All engines of one build, judged together: two .npz files keep every answer and every time, measured.json sums up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolchain import console
+from toolchain.engines import load_engine
+from toolchain.engines.cpu import default_threads
+from toolchain.engines.protocol import Images, Loaded
+from toolchain.engines.record import EngineRecord, verify, write_file
+from toolchain.measure.accuracy import Predictions, accuracy, agreement_percent, predict, top1_change
+from toolchain.measure.latency import DISCARD, Samples, interleaved_ms, speedup, summary
+from toolchain.measure.memory import peak_memory_bytes
+from toolchain.measure.npz import save_arrays
+from toolchain.measure.reference import fp32_reference
+from toolchain.measure.throughput import fill, sweep
+from toolchain.recipe.schema import Measure
+
+Batches = Callable[[], Iterator[tuple[Images, NDArray[np.int64]]]]
+TRANSFER_RUNS = 20
+
+
+def measure_engines(
+    folders: Mapping[str, Path], reasons: Mapping[str, str | None], batches: Batches, labels: NDArray[np.int64],
+    cfg: Measure, folder: Path, seed: int, classes: int | None = None,
+) -> list[dict[str, Any]]:
+    """Judge every engine that can run here; write predictions.npz, latency.npz and measured.json into `folder`.
+
+    folders: engine name -> its folder. reasons: why an engine cannot run here (None: it can). batches: a fresh pass
+    over the normalized test images (n, C, H, W) float32 with their labels. labels: (N,) int64 of the test split.
+    classes: of the dataset, None: not checked beyond the labels. Returns what measured.json holds, in that order.
+    Raises EngineError, DigestMismatch, MissingPackage, DataError.
+    """
+    records = {name: verify(path)[0] for name, path in folders.items()}
+    threads = cfg.threads or default_threads()
+    with ExitStack() as stack:
+        engines = {name: stack.enter_context(load_engine(path, threads))
+                   for name, path in folders.items() if reasons.get(name) is None}
+        if engines:
+            images = next(iter(batches()))[0]
+            predictions = _predictions(engines, batches, labels, classes)
+            samples = _samples(engines, fill(images, cfg.batch), cfg, seed)
+            extras = {name: _extras(engine, images, cfg) for name, engine in engines.items()}
+        else:
+            predictions, samples, extras = {}, {}, {}
+    for name in extras:  # after the engines are closed: the measuring processes have the machine to themselves
+        extras[name] |= _memory(folders[name], cfg.batch, threads)
+    _save(folder, predictions, samples, labels)
+    alive = [records[name] for name in engines]
+    measured = [_record(record, alive, predictions, samples, extras, labels, cfg, threads, seed) if name in engines
+                else _not_measured(record, str(reasons[name])) for name, record in records.items()]
+    write_file(folder / "measured.json", (json.dumps(measured, indent=1) + "\n").encode())
+    return measured
+
+
+def _predictions(
+    engines: Mapping[str, Loaded], batches: Batches, labels: NDArray[np.int64], classes: int | None
+) -> dict[str, Predictions]:
+    with console.bar("accuracy", len(labels) * len(engines)) as bar:
+        return predict(engines, batches(), labels, classes, bar.advance)
+
+
+def _samples(engines: Mapping[str, Loaded], images: Images, cfg: Measure, seed: int) -> dict[str, Samples]:
+    with console.bar("latency", cfg.rounds) as bar:
+        return interleaved_ms(engines, images, warmup=cfg.warmup, rounds=cfg.rounds, runs=cfg.runs_per_round, seed=seed,
+                              advance=bar.advance)
+
+
+def _extras(engine: Loaded, images: Images, cfg: Measure) -> dict[str, Any]:
+    return {"throughput": sweep(engine, images, cfg.throughput_batches),
+            "transfer_ms": _transfers(engine, fill(images, cfg.batch))}
+
+
+def _memory(folder: Path, batch: int, threads: int) -> dict[str, Any]:
+    peak, reason = peak_memory_bytes(folder, batch, threads)
+    return {"peak_memory_bytes": peak, "peak_memory_reason": reason}
+
+
+def _transfers(engine: Loaded, images: Images) -> dict[str, float] | None:
+    """Median milliseconds of the copies to and from the GPU; None on a CPU."""
+    both = engine.transfer_ms(images, TRANSFER_RUNS)
+    if both is None:
+        return None
+    to_device, from_device = np.median(both, axis=0)
+    return {"to_device": float(to_device), "from_device": float(from_device)}
+
+
+def _record(
+    record: EngineRecord, alive: list[EngineRecord], predictions: Mapping[str, Predictions],
+    samples: Mapping[str, Samples], extras: Mapping[str, dict[str, Any]], labels: NDArray[np.int64], cfg: Measure,
+    threads: int, seed: int,
+) -> dict[str, Any]:
+    """What is known of one measured engine, in report.json's words."""
+    own, reference = predictions[record.name], fp32_reference(record, alive, same_device=False)
+    timed = fp32_reference(record, alive, same_device=True)
+    return {
+        **_facts(record), "measured": True, "reason": None,
+        **accuracy(own, labels),
+        "agreement_percent": agreement_percent(own, predictions[reference]) if reference else None,
+        "top1_change_vs_fp32": top1_change(own, predictions[reference], labels, seed) if reference else None,
+        "accuracy_reference": reference,
+        "latency_ms": summary(samples[record.name]),
+        "latency_conditions": {"batch": cfg.batch, "threads": threads, "warmup": cfg.warmup, "rounds": cfg.rounds,
+                               "runs_per_round": cfg.runs_per_round, "discarded_per_round": DISCARD},
+        "speedup_vs_fp32": speedup(samples[timed], samples[record.name], seed) if timed else None,
+        "latency_reference": timed,
+        **extras[record.name],
+    }
+
+
+def _facts(record: EngineRecord) -> dict[str, Any]:
+    """What is known of an engine without running it."""
+    keys = ("name", "precision", "runtime", "target", "sha256", "engine_bytes", "weight_bytes", "compute", "device",
+            "runtime_version")
+    return {key: getattr(record, key) for key in keys}
+
+
+def _not_measured(record: EngineRecord, reason: str) -> dict[str, Any]:
+    unknown = ("top1_percent", "top1_interval", "top5_percent", "agreement_percent", "latency_ms", "speedup_vs_fp32",
+               "peak_memory_bytes")
+    return {**_facts(record), "measured": False, "reason": reason, **dict.fromkeys(unknown), "throughput": []}
+
+
+def _save(
+    folder: Path, predictions: Mapping[str, Predictions], samples: Mapping[str, Samples], labels: NDArray[np.int64]
+) -> None:
+    """predictions.npz: labels (N,), <engine> (N, 5) classes, best first. latency.npz: <engine> (rounds, runs) ms."""
+    save_arrays(folder / "predictions.npz", {"labels": labels, **{name: p.top for name, p in predictions.items()}})
+    save_arrays(folder / "latency.npz", dict(samples))
