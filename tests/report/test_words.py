@@ -24,7 +24,7 @@ def rebuilt(report: Report, engines: list[dict[str, Any]], limits: dict[str, Any
 
 @pytest.mark.parametrize(("n_bytes", "text"), [
     (0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (9_296_904, "9.3 MB"), (37_021_736, "37.0 MB"), (515_400_000, "515 MB"),
-    (999_700_000, "1.00 GB"), (2_140_000_000, "2.14 GB"), (None, "–")])
+    (999_700_000, "1.00 GB"), (2_140_000_000, "2.14 GB"), (24_600_000_000, "24.6 GB"), (None, "–")])
 def test_sizes_are_decimal(n_bytes: int | None, text: str):
     assert words.size(n_bytes) == text
 

@@ -121,7 +121,7 @@ def _accuracy_frame(points: Sequence[Point], width: float, height: float) -> Fra
     last = max(max(p.p50_ms, p.late_ms or 0.0) for p in points)
     side = max(math.log10(last / first) * 0.14, 0.12)
     return Frame(left=56, top=16, right=width - 18, bottom=height - 48, x0=math.log10(first) - side,
-                 x1=math.log10(last) + side, y0=max(min(lows) - room, -1.0), y1=min(max(highs) + room, 101.0))
+                 x1=math.log10(last) + side, y0=min(lows) - room, y1=max(highs) + room)
 
 
 def _accuracy_axes(frame: Frame) -> list[str]:
@@ -130,7 +130,7 @@ def _accuracy_axes(frame: Frame) -> list[str]:
     for tick in ticks_x:
         x = frame.x(math.log10(tick))
         parts += [line(x, frame.top, x, frame.bottom, "grid"), words(x, frame.bottom + 18, tick_text(tick), "tick")]
-    for tick in linear_ticks(frame.y0, min(frame.y1, 100.0), 7):
+    for tick in linear_ticks(max(frame.y0, 0.0), min(frame.y1, 100.0), 7):
         y = frame.y(tick)
         parts += [line(frame.left, y, frame.right, y, "grid"),
                   words(frame.left - 8, y + 4, tick_text(tick), "tick", "end")]

@@ -50,7 +50,7 @@ def size(n_bytes: int | None) -> str:
         if value < 999.5:
             return f"{value:.0f} {unit}" if unit == "B" or value >= 99.95 else f"{value:.1f} {unit}"
         value /= 1000
-    return f"{value:.2f} GB"
+    return f"{value:.2f} GB" if value < 9.995 else f"{value:.1f} GB"
 
 
 def milliseconds(value: float | None) -> str:
@@ -133,7 +133,7 @@ def unmeasured(engine: EngineResult) -> str:
 
 
 def best_engine(report: Report) -> EngineResult | None:
-    """The fastest measured engine below FP32 that breaks no limit, or else the fastest one; None without any."""
+    """The largest speed-up below FP32 of an engine that breaks no limit, or else of any; None when none was timed."""
     lossy = [e for e in report.engines if e.measured and e.precision != "fp32" and e.speedup_vs_fp32]
     wrong = {limit.engine for limit in report.limits if limit.held is False}
     sound = [e for e in lossy if e.name not in wrong and e.precision not in wrong]
