@@ -1,4 +1,4 @@
-"""How long the command line takes to answer: `--help` (< 0.3 s), `validate` (< 0.6 s), a rebuild with nothing to do (< 3 s).
+"""How fast the command line answers: `--help` (< 0.3 s), `validate` (< 0.6 s), a build with nothing to do (< 3 s).
 
     python benchmarks/startup.py [RECIPE --out DIR of a finished build]
 

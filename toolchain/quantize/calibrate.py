@@ -47,7 +47,10 @@ def calibrate(onnx_path: Path, images: Iterable[np.ndarray], cfg: Calibrator, to
                 progress.advance()
     if not count:
         raise DataError(f"{onnx_path}: no calibration images; expected at least 1")
-    found = {name: ActivationRange(h.min, h.max, choose_amax(h, cfg)) for name, h in histograms.items()}
+    # The network's input is bounded by its preprocessing, and a plain background makes a spike that the entropy search
+    # takes for the whole image: nothing of it is clipped, whatever the calibrator.
+    found = {name: ActivationRange(h.min, h.max, h.amax if name == network.input else choose_amax(h, cfg))
+             for name, h in histograms.items()}
     return Ranges(found, {}, f"{cfg.method} on {count} images")
 
 

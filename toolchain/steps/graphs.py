@@ -22,7 +22,8 @@ def exported(name: str, job: Job, student: Stage) -> Stage:
         from toolchain.export import export_onnx
         from toolchain.models.store import load_model
 
-        gap = export_onnx(load_model(student.folder), folder / "model.onnx", cfg, size)
+        classes = len(job.dataset().classes)
+        gap = export_onnx(load_model(student.folder), folder / "model.onnx", cfg, size, classes)
         write_text(folder / "gap.json", json.dumps(gap))
         return f"largest logit difference to PyTorch {gap['max_abs_diff']:.1e}"
 
