@@ -108,8 +108,8 @@ def test_rtx_runs_what_its_sm_can(sm: int, runs: set[str]):
     assert {p for p, state in found.items() if state == RUNS} == runs and len(found) == 5
 
 
-def test_tensorrt_builds_bf16_and_int4_from_ampere_on():
-    assert set(precisions(with_gpu(75), "tensorrt")) == {"fp32", "fp16", "int8"}
+def test_tensorrt_builds_bf16_from_ampere_on():
+    assert set(precisions(with_gpu(75), "tensorrt")) == {"fp32", "fp16", "int8", "int4"}
     assert set(precisions(with_gpu(90), "tensorrt")) == {"fp32", "fp16", "bf16", "int8", "int4"}
 
 

@@ -17,6 +17,9 @@ import psutil
 
 from toolchain.engines.cpu import cpu_name, default_threads
 from toolchain.engines.gpu import gpus
+from toolchain.engines.ort import COMPUTE
+from toolchain.engines.rtx_support import SUPPORT
+from toolchain.engines.trt import FIRST_BF16_SM
 from toolchain.recipe.schema import PRECISIONS, RTX_SMS
 
 if TYPE_CHECKING:
@@ -32,7 +35,6 @@ INSTRUCTION_SETS = {
 }
 FAST_INT8 = {"avx512_vnni", "avx_vnni", "amx_int8", "dotprod", "i8mm"}
 FAST_BF16 = {"avx512_bf16", "amx_bf16"}
-NOT_ON_SM75 = ("fp32", "bf16", "int4")  # TensorRT for RTX on Turing: no FP32 GEMM, no bf16, no int4
 PLAIN_WIDTH = 120
 RUNS, STORED, BUILDS = "runs", "runs as fp32", "builds"
 
@@ -101,16 +103,16 @@ def examine() -> dict[str, Any]:
     }
 
 
-def _on_gpu(facts: dict[str, Any], precisions: Iterable[str], sms: Iterable[int] | None = None) -> dict[str, str]:
-    """RUNS where a GPU here takes the precision (of `sms` only, where given), BUILDS elsewhere."""
-    here = [gpu["sm"] for gpu in facts["gpus"] if sms is None or gpu["sm"] in sms]
-    return {p: RUNS if any(sm > 75 or sm == 75 and p not in NOT_ON_SM75 for sm in here) else BUILDS for p in precisions}
+def _rtx(facts: dict[str, Any]) -> dict[str, str]:
+    """Every precision is built here; RUNS where it can be built for the SM of a GPU here."""
+    here = {gpu["sm"] for gpu in facts["gpus"]}
+    return {p: RUNS if here & set(sms) else BUILDS for p, sms in SUPPORT.items()}
 
 
-def _on_this_gpu(facts: dict[str, Any]) -> dict[str, str]:
-    """What full TensorRT builds for the GPUs here: bf16 and int4 need Ampere (sm80) or later."""
-    newest = max((gpu["sm"] for gpu in facts["gpus"]), default=0)
-    return {p: RUNS for p in PRECISIONS if newest >= 80 or newest >= 75 and p not in ("bf16", "int4")}
+def _trt(facts: dict[str, Any]) -> dict[str, str]:
+    """TensorRT builds on, and for, the first GPU; nothing without one."""
+    sm = facts["gpus"][0]["sm"] if facts["gpus"] else 0
+    return {p: RUNS for p in PRECISIONS if sm and (p != "bf16" or sm >= FIRST_BF16_SM)}
 
 
 def abilities(facts: dict[str, Any]) -> list[Ability]:
@@ -118,17 +120,17 @@ def abilities(facts: dict[str, Any]) -> list[Ability]:
     packages, has_gpu = facts["packages"], bool(facts["gpus"])
     ort = packages.get("onnxruntime-gpu") or packages.get("onnxruntime")
     x86 = "neon" not in facts["instruction_sets"]
-    cpu = {"fp32": RUNS, "fp16": STORED, "bf16": STORED, "int8": RUNS, "int4": STORED}
+    cpu = {p: RUNS if computed == p else STORED for p, computed in COMPUTE["cpu_x86"].items()}
     vino = {"fp32": RUNS, **({"bf16": RUNS} if FAST_BF16 & set(facts["instruction_sets"]) else {}), "int8": RUNS}
-    cuda = {p: RUNS if has_gpu else BUILDS for p in ("fp32", "fp16")}
+    cuda = {p: RUNS if has_gpu else BUILDS for p in COMPUTE["cuda"]}
     return [
         Ability("onnxruntime", "cpu_x86", cpu if ort else {}, None if ort else "pip install onnxruntime"),
         Ability("onnxruntime", "cuda", cuda if packages.get("onnxruntime-gpu") else {},
                 None if packages.get("onnxruntime-gpu") else "pip uninstall onnxruntime; pip install onnxruntime-gpu"),
         Ability("tensorrt_rtx", f"sm{RTX_SMS[0]} to sm{RTX_SMS[-1]}",
-                _on_gpu(facts, PRECISIONS, RTX_SMS) if packages.get("tensorrt-rtx") else {},
+                _rtx(facts) if packages.get("tensorrt-rtx") else {},
                 None if packages.get("tensorrt-rtx") else "pip install 'tensorrt-rtx>=1.7,<1.8' (x86-64 only)"),
-        Ability("tensorrt", "local_gpu", _on_this_gpu(facts) if packages.get("tensorrt") else {},
+        Ability("tensorrt", "local_gpu", _trt(facts) if packages.get("tensorrt") else {},
                 None if packages.get("tensorrt") else "pip install 'toolchain[tensorrt]'"),
         Ability("openvino", "cpu_x86", vino if packages.get("openvino") and x86 else {},
                 None if packages.get("openvino") else "pip install 'toolchain[openvino]'"),

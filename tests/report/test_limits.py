@@ -74,6 +74,12 @@ def test_a_drop_of_exactly_what_is_allowed_holds_in_spite_of_binary_fractions():
     assert found["int8.onnxruntime.cpu_x86", "top1_drop"] is True
 
 
+def test_the_reference_that_the_measurement_names_comes_first():
+    other = engine("fp32.openvino.cpu_x86", 98.2, 1000)
+    int8 = engine("int8.openvino.cpu_x86", 98.0, accuracy_reference=FP32["name"])
+    assert verdicts({"top1_drop": 0.5}, FP32, other, int8)[int8["name"], "top1_drop"] is False  # 99 - 98
+
+
 def test_weight_bytes_is_a_share_of_fp32_and_engine_bytes_are_bytes():
     int8 = engine("int8.onnxruntime.cpu_x86", weights=270)  # 270 / 1000, engine 280
     assert verdicts({"weight_bytes": 0.27, "engine_bytes": 279}, FP32, int8) == {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -16,7 +17,7 @@ from toolchain.report.labels import Box, place
 FRAME = Box(0, 0, 1000, 470)
 
 
-def point(label: str = "INT8", p50: float = 1.0, top1: float = 98.0, weights: float = 9e6, **more: object) -> plot.Point:
+def point(label: str = "INT8", p50: float = 1.0, top1: float = 98.0, weights: float = 9e6, **more: Any) -> plot.Point:
     facts = {"label": label, "title": label, "precision": "int8", "runtime": "onnxruntime", "p50_ms": p50,
              "late_ms": p50 * 1.2, "top1": top1, "low": top1 - 1, "high": min(top1 + 1, 100.0), "weight_bytes": weights}
     return plot.Point(**(facts | more))  # type: ignore[arg-type]
@@ -65,7 +66,7 @@ def test_names_in_a_plot_are_escaped():
 
 @pytest.mark.parametrize("odd", [{"low": None, "high": None}, {"late_ms": None}, {"top1": 100.0}, {"top1": 0.0, "low": 0.0},
                                  {"weight_bytes": 0}])
-def test_a_single_engine_with_gaps_still_draws(odd: dict[str, object]):
+def test_a_single_engine_with_gaps_still_draws(odd: dict[str, Any]):
     text = plot.accuracy_plot([point(**odd)], 380, 400)
     assert "nan" not in text and "inf" not in text
     ElementTree.fromstring(text)

@@ -75,6 +75,7 @@ def _row(e: EngineResult, report: Report, best: EngineResult | None) -> dict[str
         "top1": words.percent(e.top1_percent), "top1_interval": words.interval(e.top1_interval),
         "top5": words.percent(e.top5_percent), "agreement": words.percent(e.agreement_percent),
         "p50": words.milliseconds(latency.p50 if latency else None), "spread": words.spread(latency),
+        "copies": words.copies(e.transfer_ms),
         "speedup": words.times(speedup.value if speedup else None), "speedup_interval": words.speedup_interval(speedup),
         "speedup_tone": tone,
         "weights": words.size(e.weight_bytes), "share": f"{share:.2f}×" if share is not None else "",

@@ -37,8 +37,14 @@ RULES: dict[str, Rule] = {
 
 
 def fp32_reference(engine: EngineResult, engines: Sequence[EngineResult]) -> EngineResult | None:
-    """The measured FP32 engine of the same runtime, or else the first measured FP32 engine; None without any."""
+    """The measured FP32 engine whose accuracy `engine` is compared with; None without any.
+
+    It is the one that the measurement names, or else that of the same runtime, or else the first.
+    """
     measured = [e for e in engines if e.precision == "fp32" and e.measured]
+    named = next((e for e in measured if e.name == engine.accuracy_reference), None)
+    if named:
+        return named
     return next((e for e in measured if e.runtime == engine.runtime), measured[0] if measured else None)
 
 

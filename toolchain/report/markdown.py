@@ -43,7 +43,8 @@ def _engine_row(engine: EngineResult) -> list[str]:
     return [
         code(engine.name), _with(words.percent(engine.top1_percent), words.interval(engine.top1_interval)),
         words.percent(engine.top5_percent), words.percent(engine.agreement_percent),
-        f"{words.milliseconds(latency.p50)} {words.spread(latency)}" if latency else words.NOTHING,
+        f"{words.milliseconds(latency.p50)} {words.spread(latency)} {words.copies(engine.transfer_ms)}".rstrip()
+        if latency else words.NOTHING,
         words.milliseconds(latency.p95 if latency else None), words.milliseconds(latency.p99 if latency else None),
         _with(words.times(speedup.value if speedup else None), words.speedup_interval(speedup)), *sizes,
     ]

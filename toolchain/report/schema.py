@@ -99,6 +99,21 @@ class Speedup(Part):
     high: Positive | None = None
 
 
+class Change(Part):
+    """Top-1 minus FP32's in points, image by image, with a paired bootstrap 95 % interval."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Transfer(Part):
+    """Median milliseconds of copying one batch to the GPU and its logits back; not part of `latency_ms`."""
+
+    to_device: float = Field(ge=0)
+    from_device: float = Field(ge=0)
+
+
 class Throughput(Part):
     """Images per second at one batch size."""
 
@@ -131,8 +146,12 @@ class EngineResult(Part):
     top1_interval: tuple[Percent, Percent] | None = Field(None, description="95 %")
     top5_percent: Percent | None = None
     agreement_percent: Percent | None = Field(None, description="share of images answered as the FP32 engine does")
+    top1_change_vs_fp32: Change | None = None
+    accuracy_reference: str | None = Field(None, description="name of the FP32 engine it is compared with")
     latency_ms: Latency | None = None
+    transfer_ms: Transfer | None = Field(None, description="null on a CPU")
     speedup_vs_fp32: Speedup | None = None
+    latency_reference: str | None = Field(None, description="name of the FP32 engine whose latency is divided by this")
     throughput: list[Throughput] = []
     peak_memory_bytes: Bytes | None = None
     compute: Any = Field(None, description="what the engine really computes in, where known")
@@ -144,7 +163,8 @@ class EngineResult(Part):
             return self
         if not self.reason:
             raise ValueError("measured is false, so `reason` must say why")
-        figures = ("top1_percent", "top5_percent", "agreement_percent", "latency_ms", "speedup_vs_fp32")
+        figures = ("top1_percent", "top5_percent", "agreement_percent", "latency_ms", "speedup_vs_fp32",
+                   "top1_change_vs_fp32", "transfer_ms")
         filled = [field for field in figures if getattr(self, field) is not None]
         if filled or self.throughput:
             raise ValueError(f"measured is false, so {', '.join(filled) or 'throughput'} must be null")

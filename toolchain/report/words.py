@@ -6,11 +6,11 @@ A figure that was not measured is NOTHING, an en dash; units are decimal (1 MB =
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from toolchain.recipe.schema import PRECISIONS
 from toolchain.report.limits import fp32_reference, fp32_weight_bytes, top1_drop, weight_share
-from toolchain.report.schema import EngineResult, Gap, Latency, Report, Speedup, StageResult
+from toolchain.report.schema import EngineResult, Gap, Latency, Report, Speedup, StageResult, Transfer
 
 NOTHING = "–"
 PER_ENGINE = re.compile(rf"_(?:{'|'.join(PRECISIONS)})\..+$")
@@ -93,6 +93,11 @@ def spread(figures: Latency | None) -> str:
     return f"± {figures.std:.{decimals}f}"
 
 
+def copies(transfer: Transfer | None) -> str:
+    """Copies to and from a GPU, which the latency does not include: '+ 0.021 copies'; nothing on a CPU."""
+    return "" if transfer is None else f"+ {milliseconds(transfer.to_device + transfer.from_device)} copies"
+
+
 def times(value: float | None) -> str:
     """'6.62×'; four digits would promise too much above ten."""
     return NOTHING if value is None else f"{value:.2f}×" if value < 10 else f"{value:.1f}×"
@@ -148,15 +153,22 @@ def _speed_words(speedup: Speedup) -> str:
     return f"is slower than FP32 ({times(speedup.value)} its speed)"
 
 
+def _certainty(engine: EngineResult, reference: EngineResult) -> str:
+    """What the points of top-1 are worth: the paired interval where there is one, else FP32's own interval."""
+    change = engine.top1_change_vs_fp32
+    if change is not None and change.low is not None and change.high is not None:
+        return f", 95 %: {signed(change.low)} to {signed(change.high)}"
+    own = reference.top1_interval
+    inside = own is not None and engine.top1_percent is not None and own[0] <= engine.top1_percent <= own[1]
+    return ", inside FP32's 95 % interval" if inside else ""
+
+
 def _accuracy_words(engine: EngineResult, report: Report) -> str:
     reference, drop = fp32_reference(engine, report.engines), top1_drop(engine, report.engines)
     if reference is None or drop is None:
         return f"top-1 {percent(engine.top1_percent)} %"
-    inside = reference.top1_interval is not None and engine.top1_percent is not None and (
-        reference.top1_interval[0] <= engine.top1_percent <= reference.top1_interval[1])
-    where = ", inside FP32's 95 % interval" if inside else ""
     both = f"{percent(engine.top1_percent)} % against {percent(reference.top1_percent)} %"
-    return f"top-1 {both} ({signed(-drop)} points{where})"
+    return f"top-1 {both} ({signed(-drop)} points{_certainty(engine, reference)})"
 
 
 def headline(report: Report) -> str:
@@ -200,6 +212,9 @@ def tiles(report: Report) -> list[Tile]:
                           "good" if share < 1 else "plain"))
     if drop is not None and reference is not None:
         note = f"points: {percent(engine.top1_percent)} % against FP32's {percent(reference.top1_percent)} %"
+        change = engine.top1_change_vs_fp32
+        if change is not None and change.low is not None and change.high is not None:
+            note += f" (95 %: {signed(change.low)} to {signed(change.high)})"
         shown.append(Tile("Top-1 accuracy", signed(-drop), note))
     return [*shown, verdict(report)]
 
@@ -224,15 +239,19 @@ def how_measured(report: Report) -> list[str]:
     cfg = report.recipe.get("measure", {})
     counts = sorted({e.latency_ms.n for e in report.engines if e.latency_ms})
     n = f" ({' or '.join(f'{c:,}' for c in counts)} timed runs of each engine)" if counts else ""
-    threads = cfg.get("threads")
+    told = [(e.model_extra or {}).get("latency_conditions") for e in report.engines]
+    conditions: dict[str, Any] = next(filter(None, told), {})
+    threads = conditions.get("threads") or cfg.get("threads") or "all physical"
+    discarded = conditions.get("discarded_per_round")
+    first = f"; the first {discarded} of each burst do not count" if discarded else ""
     return [
         f"Accuracy: top-1 of the engine's own answers on all {report.data.test:,} test images, with a 95 % interval; "
         "agreement is the share of images answered as the FP32 engine answers them.",
         f"Latency: batch {cfg.get('batch', NOTHING)}, {cfg.get('warmup', NOTHING)} untimed runs first, then "
         f"{cfg.get('rounds', NOTHING)} rounds that each time every engine {cfg.get('runs_per_round', NOTHING)} times "
-        f"in random order{n}, {threads if threads else 'all physical'} CPU threads. ± is one standard deviation.",
+        f"in random order{n}{first}; {threads} CPU threads. ± is one standard deviation.",
         "Speed-up: FP32 latency divided by the engine's, against the FP32 engine of the same runtime where there is "
-        "one, with a bootstrap 95 % interval over rounds.",
+        "one and never across CPU and GPU, with a bootstrap 95 % interval over rounds.",
         "Weights: bytes of all weights as stored in the engine's ONNX file. Engine file: the file that ships. "
         "1 MB = 1,000,000 bytes.",
     ]
