@@ -72,10 +72,15 @@ def calibrated(name: str, job: Job, model: Stage, learned: Stage | None = None) 
                           rooms=["quantize", "data", "ranges.py"], packages=["onnxruntime-gpu", "onnxruntime"])
 
 
+def onnx_stage(engine: Engine) -> str:
+    """Name of the stage that makes this engine's ONNX file."""
+    return f"onnx_{engine.precision}_{backend(engine.runtime).rules(engine)}"
+
+
 def converted(job: Job, engine: Engine, model: Stage, ranges: Stage | None) -> Stage:
     """The ONNX file of one precision by one target's rules; engines that need the same file share it."""
     precision, rules, cfg = engine.precision, backend(engine.runtime).rules(engine), job.recipe.quantize
-    name = f"onnx_{precision}_{rules}"
+    name = onnx_stage(engine)
     made = next((stage for stage in job.work.stages if stage.name == name), None)
     if made:
         return made

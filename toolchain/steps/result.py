@@ -9,6 +9,7 @@ from typing import Any
 from toolchain.recipe.schema import Engine, Recipe
 from toolchain.report.make import make_report, write_report
 from toolchain.report.schema import Report
+from toolchain.steps.graphs import onnx_stage
 from toolchain.workdir import Stage, WorkDir
 
 TRAINING_STAGES = ("teacher", "train", "prune", "qat")
@@ -23,11 +24,13 @@ def reported(recipe: Recipe, work: WorkDir, engines: dict[str, Engine], stages: 
     data = _read(folders["data"] / "data.json") | {"calibration": _read(folders["calibrate"] / "calibration.json")}
     figures = {record["name"]: record for record in _read(measurement.folder / "measured.json")}
     records = []
-    for name in engines:
+    for name, engine in engines.items():
+        model = folders[onnx_stage(engine)]
         facts = _read(stages[name].folder / "engine.json")
         keep = {key: facts.get(key) for key in ("precision", "runtime", "target", "sha256", "engine_bytes",
-                                                "weight_bytes", "compute", "runtime_version", "device", "profile", "gap")}
-        records.append({"name": name, "path": f"engines/{name}/{facts['engine']}", **keep, **figures[name]})
+                                                "weight_bytes", "compute", "runtime_version", "device", "profile")}
+        records.append({"name": name, "path": f"engines/{name}/{facts['engine']}", "gap": _read(model / "info.json")["gap"],
+                        **keep, **figures[name]})
     report = make_report(
         recipe, examine(), data,
         [{"name": s.name, "key": s.key, "cached": s.cached, "seconds": s.seconds} for s in work.stages], records,

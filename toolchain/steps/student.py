@@ -64,7 +64,7 @@ def fine_tuned_quantized(job: Job, student: Stage, float_onnx: Stage, ranges: St
 
     return job.work.stage(
         "qat", make, section=[plain(cfg, "calibration"), seed], inputs=[student, job.data, float_onnx, ranges],
-        rooms=["quantize", "train.py", "checkpoint.py", "models", "data"], packages=["nvidia-modelopt", *TRAINING_PACKAGES],
+        rooms=["quantize", *TRAINING_ROOMS], packages=["nvidia-modelopt", *TRAINING_PACKAGES],
         distributed=True)
 
 
@@ -116,7 +116,7 @@ def _train(
     downloaded = model.weights == "torchvision"
     return job.work.stage(
         name, make, section=[plain(model, "weights"), downloaded, plain(cfg), seed, digests, section],
-        inputs=[job.data, *teachers], rooms=["train.py", "checkpoint.py", "models", "data", "distill"],
+        inputs=[job.data, *teachers], rooms=["distill", *TRAINING_ROOMS],
         packages=["torchvision", *TRAINING_PACKAGES], distributed=True)
 
 
@@ -139,7 +139,7 @@ def _prune(job: Job, student: Stage, teachers: Sequence[Stage], loss: LossFor) -
     distill = [plain(job.recipe.distill, "teacher")] if job.recipe.distill else []
     return job.work.stage(
         "prune", make, section=[plain(cfg), seed, size, distill], inputs=[student, job.data, *teachers],
-        rooms=["prune", "train.py", "checkpoint.py", "models", "data", "distill"], packages=["torch-pruning", *TRAINING_PACKAGES],
+        rooms=["prune", "distill", *TRAINING_ROOMS], packages=["torch-pruning", *TRAINING_PACKAGES],
         distributed=True)
 
 
