@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from toolchain.data import Dataset
 
 TRAINING_PACKAGES = ("torch", "accelerate")
+TRAINING_ROOMS = ("train.py", "checkpoint.py", "models", "data")  # whose code decides what a training run gives
 ONNX_PACKAGES = ("onnx", "onnx-ir", "onnxscript")
 
 
