@@ -18,9 +18,9 @@ def check_forward(model: nn.Module, arch: str, num_classes: int, image_size: int
         with torch.no_grad():
             logits = model.eval()(torch.zeros(1, 3, image_size, image_size))
     except Exception as error:  # torch's complaints about shapes, or whatever a user's own network raises
-        raise RecipeError(f"model.arch {arch}: cannot take images of {image_size}x{image_size} pixels "
-                          f"({(str(error).splitlines() or [type(error).__name__])[0]}); use a larger data.image_size, or another model.form"
-                          ) from error
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RecipeError(f"model.arch {arch}: cannot take images of {image_size}x{image_size} pixels ({said}); use a "
+                          "larger data.image_size, or another model.form") from error
     finally:
         model.train(training)
     shape = tuple(getattr(logits, "shape", ()))
