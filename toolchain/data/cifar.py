@@ -46,7 +46,7 @@ def load(cfg: Cifar10 | Cifar100, roots: Sequence[Path]) -> Loaded:
         images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"].astype(np.int64)
         if images.shape != (len(labels), 32, 32, 3) or images.dtype != np.uint8:
             raise DataError(f"{cfg.source} {part}: found {images.dtype} images of shape {images.shape} for "
-                            f"{len(labels)} labels, expected uint8 (n, 32, 32, 3); delete {cfg.source}.npz, and it is made again")
+                            f"{len(labels)} labels, expected uint8 (n, 32, 32, 3); delete {cfg.source}.npz")
         identity = digest(cfg.source, part, images.tobytes(), labels.astype("<i8").tobytes())
         parts.append(check_source(Source(images.__getitem__, labels, classes, identity), f"{cfg.source} {part}"))
     return Loaded(*parts)
