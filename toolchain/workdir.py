@@ -79,7 +79,7 @@ class WorkDir:
                 _make(name, key, folder, make, distributed)
         seconds = _verify(folder)["seconds"] if folder.is_dir() and not self.dry else 0.0
         if cached and not self.dry:
-            log(f"{name:<32} cached")
+            log(f"{name:<57} cached")
         stage = Stage(name, key, folder, cached, seconds, (*(s.name for s in inputs), *packages))
         self.stages.append(stage)
         return stage
@@ -203,7 +203,7 @@ def _make(name: str, key: str, folder: Path, make: Callable[[Path], str | None],
     record = {"name": name, "key": key, "seconds": seconds, "files": files}
     write_text(partial / "stage.json", json.dumps(record, indent=1, sort_keys=True))
     os.rename(partial, folder)
-    log(f"{name:<32} {seconds:7.1f} s  {summary or ''}".rstrip())
+    log(f"{name:<57} {seconds:7.1f} s  {summary or ''}".rstrip())
 
 
 def _verify(folder: Path) -> dict[str, Any]:

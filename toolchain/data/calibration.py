@@ -28,7 +28,7 @@ def calibration_images(
     """
     if folder is None:
         drawn, _ = draw_calibration(dataset, images, seed)
-        where = f"drawn from {dataset.name} train"
+        where = f"{dataset.name} train"
     else:
         drawn, manifest = read_calibration_set(folder, dataset.preprocess)
         where = f"set {folder.name} ({manifest['source']})"

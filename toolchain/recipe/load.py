@@ -128,9 +128,10 @@ def resolved_yaml(recipe: Recipe) -> str:
 
 
 def data_roots(recipe_path: Path, data_root: Path | None) -> list[Path]:
-    """Where relative dataset paths are looked up, in order: --data-root or $TOOLCHAIN_DATA, the recipe's folder."""
-    root = data_root or (Path(os.environ["TOOLCHAIN_DATA"]) if os.environ.get("TOOLCHAIN_DATA") else None)
-    return [*([root] if root else []), recipe_path.parent]
+    """Where relative dataset paths are looked up, in order: --data-root, else $TOOLCHAIN_DATA, else the user's cache
+    folder (where downloads go); then the recipe's folder."""
+    root = data_root or Path(os.environ.get("TOOLCHAIN_DATA") or Path.home() / ".cache" / "toolchain" / "data")
+    return [root, recipe_path.parent]
 
 
 def locate(path: str, base: Path, field: str) -> Path:

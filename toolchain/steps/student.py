@@ -106,7 +106,7 @@ def _train(
 
         torch.manual_seed(seed)
         classes = len(job.dataset().classes)
-        network = create_model(model, classes)
+        network = create_model(model, classes, job.recipe.data.image_size)
         summary = _fit(network, job.dataset(), cfg, folder, seed, loss(cfg), name)
         if rank() == 0:
             built = model.model_copy(update={"weights": None}).model_dump(mode="json")
