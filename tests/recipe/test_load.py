@@ -50,7 +50,7 @@ def test_defaults_are_written_back_and_the_result_is_the_same_recipe(tmp_path: P
     recipe = load_recipe(write(tmp_path, "name: a\nmodel: {arch: vgg11_bn}\nquantize: ptq\n"))
     text = resolved_yaml(recipe)
     assert yaml.safe_load(text)["train"]["optimizer"] == {
-        "method": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.0005}
+        "method": "sgd", "lr": 0.02, "momentum": 0.9, "weight_decay": 0.0005}
     assert load_recipe(write(tmp_path, text)) == recipe
 
 

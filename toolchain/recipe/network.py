@@ -57,7 +57,7 @@ class Sgd(Section):
     """Stochastic gradient descent with Nesterov momentum."""
 
     method: Literal["sgd"]
-    lr: float = Field(0.05, gt=0)
+    lr: float = Field(0.02, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
 
@@ -76,7 +76,7 @@ Optimizer = Annotated[Union[Sgd, AdamW], Field(discriminator="method"), BeforeVa
 class Train(Section):
     """One training run; fine-tuning after pruning and QAT use the same fields with other defaults."""
 
-    epochs: int = Field(12, ge=0)
+    epochs: int = Field(8, ge=0)
     batch_size: int = Field(64, ge=1)
     optimizer: Optimizer = Sgd(method="sgd")
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
