@@ -10,7 +10,7 @@ import onnxruntime as ort
 
 from toolchain.errors import OnnxError
 from toolchain.graph.onnx_file import read_onnx
-from toolchain.graph.widen import BF16, widen
+from toolchain.graph.widen import HALF, widen
 
 THREADS = 2
 PROBE_SEED = 0
@@ -36,12 +36,12 @@ def run(path: Path, images: np.ndarray, optimize: bool = True) -> np.ndarray:
     """Logits (N, K) float32 of `images` (N, 3, S, S), fed in the file's own batch size.
 
     optimize: False runs the graph node by node as written (optimised ONNX Runtime gives wrong numbers for FP16 with
-    Q/DQ); a bfloat16 graph is widened first.
+    Q/DQ); a graph that computes in half is widened first.
     """
     model: Path | bytes = path
     if not optimize:
         graph = read_onnx(path)
-        if any(value.dtype == BF16 for value in graph.graph.initializers.values()):
+        if any(value.dtype in HALF for value in graph.graph.initializers.values()):
             widen(graph)
             model = ir.to_proto(graph).SerializeToString()
     session = open_session(model, optimize)

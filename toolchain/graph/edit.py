@@ -1,4 +1,4 @@
-"""The three ways a pass adds to a graph: a stored tensor, a node before another, and a name nobody has yet."""
+"""How a pass changes a graph: a stored tensor more, a node before another, one computation in place of another."""
 
 from __future__ import annotations
 
@@ -44,6 +44,16 @@ def insert(
     node.name = f"{node.outputs[0].name}/{op}"
     graph.append(node) if before is None else graph.insert_before(before, node)
     return node.outputs[0]
+
+
+def replace_node(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
+    """Remove `node`; `value` takes its only output's readers, name, type and place among the graph's outputs."""
+    old = node.outputs[0]
+    name = old.name
+    value.type, value.shape = old.type, old.shape
+    ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    value.name = name
 
 
 def constant(value: ir.Value | None) -> np.ndarray | None:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from toolchain.graph.clean import drop_unused
-from toolchain.graph.edit import add_initializer, constant
+from toolchain.graph.edit import add_initializer, constant, replace_node
 
 EPSILON = 1e-5  # ONNX's default
 
@@ -44,6 +44,5 @@ def _fold(graph: ir.Graph, conv: ir.Node, norm: ir.Node) -> bool:
     conv.replace_input_with(1, add_initializer(graph, f"{name}_folded", scaled.astype(weight.dtype)))
     conv.resize_inputs(3)
     conv.replace_input_with(2, add_initializer(graph, f"{name}_bias", shifted.astype(weight.dtype)))
-    ir.convenience.replace_all_uses_with(norm.outputs[0], output, replace_graph_outputs=True)
-    graph.remove(norm, safe=True)
+    replace_node(graph, norm, output)
     return True

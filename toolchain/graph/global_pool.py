@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from toolchain.graph.edit import constant
+from toolchain.graph.edit import constant, insert, replace_node
 
 
 def use_global_average_pool(model: ir.Model) -> int:
@@ -15,13 +15,8 @@ def use_global_average_pool(model: ir.Model) -> int:
     changed = 0
     for node in list(model.graph):
         if node.op_type == "ReduceMean" and _is_global_pool(node):
-            pool = ir.node("GlobalAveragePool", [node.inputs[0]], name=node.name)
-            graph_output = node.outputs[0]
-            pool.outputs[0].name = graph_output.name
-            pool.outputs[0].type, pool.outputs[0].shape = graph_output.type, graph_output.shape
-            model.graph.insert_before(node, pool)
-            ir.convenience.replace_all_uses_with(graph_output, pool.outputs[0], replace_graph_outputs=True)
-            model.graph.remove(node, safe=True)
+            pooled = insert(model.graph, node, "GlobalAveragePool", [node.inputs[0]], f"{node.outputs[0].name}_pooled")
+            replace_node(model.graph, node, pooled)
             changed += 1
     return changed
 

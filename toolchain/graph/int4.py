@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from toolchain.graph.clean import drop_unused
-from toolchain.graph.edit import add_initializer, constant, insert
+from toolchain.graph.edit import add_initializer, constant, insert, replace_node
 from toolchain.graph.layers import Layer, layers
 from toolchain.graph.qdq import FLOATS, SMALLEST_SCALE, weight_codes
 from toolchain.graph.rules import Rules
@@ -123,7 +123,4 @@ def _gemm_to_matmul(graph: ir.Graph, layer: Layer, rules: Rules) -> None:
         result = insert(graph, node, "Sub", [result, negated], f"{output.name}_sum")
     elif bias is not None:
         result = insert(graph, node, "Add", [result, bias], f"{output.name}_sum")
-    result.type, result.shape = output.type, output.shape
-    ir.convenience.replace_all_uses_with(output, result, replace_graph_outputs=True)
-    graph.remove(node, safe=True)
-    result.name = output.name
+    replace_node(graph, node, result)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnxscript import version_converter
+from onnxscript import optimizer, version_converter
 
 from toolchain.errors import OnnxError
 from toolchain.graph.compare import gap, open_session, run
@@ -40,6 +40,7 @@ def read_own_onnx(path: Path, out_path: Path, opset: int = 21, image_size: int |
     size = _check_input(model, path, image_size)
     images, expected = _reference(model, size, path)
     _upgrade(model, opset, path)
+    optimizer.fold_constants(model)  # exports without optimisation compute their BatchNorm parameters in the graph
     prepare(model)
     model, batch = _settle_batch(model)
     model.graph.outputs[0].shape = ir.Shape([batch if batch != "dynamic" else NAME, expected.shape[1]])

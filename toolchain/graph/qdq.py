@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from toolchain.errors import OnnxError
 from toolchain.graph.clean import drop_unused
-from toolchain.graph.edit import add_initializer, constant, insert
+from toolchain.graph.edit import add_initializer, constant, insert, replace_node
 from toolchain.graph.layers import LAYER_OPS, Layer, layers
 from toolchain.graph.rules import Rules
 from toolchain.ranges import ActivationRange, Ranges
@@ -45,8 +45,8 @@ def quantize_int8(model: ir.Model, rules: Rules, ranges: Ranges, first_last: str
     for layer in chosen:
         activations.quantize(layer.node, 0)
         store_int8_weight(model.graph, layer, ranges.weights.get(layer.weight.name or ""), scale_type, weights)
-        if rules.bias_after_gemm:
-            add_bias_after(model.graph, layer)
+    for layer in chosen if rules.bias_after_gemm else ():
+        add_bias_after(model.graph, layer)
     drop_unused(model)
     return {layer.name for layer in chosen}
 
@@ -82,20 +82,11 @@ def store_int8_weight(graph: ir.Graph, layer: Layer, amax: Sequence[float] | Non
 def add_bias_after(graph: ir.Graph, layer: Layer) -> None:
     """Gemm(x, w, bias) -> Gemm(x, w) + bias, where the result stays float (no Q follows, as in the last layer)."""
     node, output = layer.node, layer.node.outputs[0]
-    readers = [use.node.op_type for use in output.uses()]
-    stays_float = output.is_graph_output() or all(reader == "Softmax" for reader in readers)
-    if layer.op != "Gemm" or len(node.inputs) < 3 or node.inputs[2] is None or not stays_float:
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if layer.op != "Gemm" or bias is None or _is_requantized(output):
         return
-    bias, name = node.inputs[2], output.name
-    node.resize_inputs(2)
-    following = next((other for other in graph if output in other.inputs), None)
-    total = ir.node("Add", [output, bias], name=f"{name}/Add")
-    total.outputs[0].type, total.outputs[0].shape = output.type, output.shape
-    ir.convenience.replace_all_uses_with(output, total.outputs[0], replace_graph_outputs=True)
-    total.replace_input_with(0, output)
-    graph.append(total) if following is None else graph.insert_before(following, total)
-    output.name, total.outputs[0].name = f"{name}_without_bias", name
-    output.type = output.shape = None
+    product = insert(graph, node, "Gemm", list(node.inputs[:2]), f"{output.name}_without_bias", transB=1 - layer.axis)
+    replace_node(graph, node, insert(graph, node, "Add", [product, bias], f"{output.name}_sum"))
 
 
 @dataclass
@@ -150,6 +141,13 @@ def clip_of(value: ir.Value) -> float | None:
         return None
     low, high = constant(clip.inputs[1]), constant(clip.inputs[2])
     return float(high.item()) if low is not None and high is not None and low.item() == 0 < high.item() else None
+
+
+def _is_requantized(value: ir.Value) -> bool:
+    """A QuantizeLinear reads the value, directly or behind an activation that integers can take over."""
+    readers = [use.node for use in value.uses()]
+    return any(reader.op_type == "QuantizeLinear" or reader.op_type in ("Relu", "Clip") and _is_requantized(
+        reader.outputs[0]) for reader in readers)
 
 
 def _joined_inputs(node: ir.Node, rules: Rules) -> list[int]:

@@ -1,7 +1,8 @@
-"""A bfloat16 graph made runnable on a CPU: every value rounded to bfloat16, every operation done in FP32.
+"""A graph that computes in half, made runnable on a CPU: every value rounded to half, every operation done in FP32.
 
-No CPU runtime has bfloat16 convolutions, but a GPU's multiply bfloat16 inputs and accumulate in FP32: rounding each
-result to bfloat16 gives the same numbers up to the order of additions. Used only to compare a file with its source.
+ONNX Runtime's CPU side has no bfloat16 convolutions, and where it has no FP16 kernel it leaves values in FP32 between
+nodes, so that an overflow goes unseen. GPUs multiply half inputs and accumulate in FP32: rounding each result to half
+gives their numbers up to the order of additions. Used only to compare a file with its source.
 """
 
 from __future__ import annotations
@@ -12,25 +13,26 @@ import onnx_ir.passes.common as passes
 
 from toolchain.graph.edit import insert
 
-BF16 = ir.DataType.BFLOAT16
+HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
 def widen(model: ir.Model) -> None:
-    """Rewrite a bfloat16 `model` in place: FP32 operations, each bfloat16 result rounded through a pair of Casts."""
+    """Rewrite a half-precision `model` in place: FP32 operations, each half result rounded by a pair of Casts."""
     passes.ShapeInferencePass()(model)
     graph = model.graph
     for value in graph.initializers.values():
-        if value.dtype == BF16 and value.const_value is not None:
+        if value.dtype in HALF and value.const_value is not None:
             array = value.const_value.numpy().astype(np.float32)
             value.const_value, value.type = ir.Tensor(array, name=value.name), ir.TensorType(ir.DataType.FLOAT)
     for node in list(graph):
         for value in node.outputs:
-            if value.dtype != BF16:
+            kind = value.dtype
+            if kind not in HALF or kind is None:
                 continue
             uses = [(use.node, use.idx) for use in value.uses()]
             rounded = value
             if node.op_type != "Cast":
-                rounded = insert(graph, _next(graph, node), "Cast", [value], f"{value.name}_rounded", to=int(BF16))
+                rounded = insert(graph, _next(graph, node), "Cast", [value], f"{value.name}_rounded", to=int(kind))
             wide = insert(graph, _next(graph, rounded.producer()), "Cast", [rounded], f"{value.name}_wide",
                           to=int(ir.DataType.FLOAT))
             for reader, position in uses:

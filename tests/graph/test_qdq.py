@@ -1,0 +1,144 @@
+"""INT8 codes worked by hand, and Q/DQ where each target can use them."""
+
+import numpy as np
+import onnx
+import pytest
+
+from toolchain.errors import OnnxError
+from toolchain.graph.convert import convert
+from toolchain.graph.onnx_file import read_onnx, write_onnx
+from toolchain.graph.qdq import code_grid, quantize_int8, weight_codes
+from toolchain.graph.rules import RULES
+from toolchain.ranges import ActivationRange, Ranges
+from toolchain.recipe.schema import Int8
+
+U8, I8, F32 = np.uint8, np.int8, np.float32
+NETWORKS = ["vgg", "resnet18", "mobilenet_v2"]
+
+
+def test_weight_codes_are_those_worked_by_hand():
+    # amax 12.7 and 254: scales 0.1 and 2. 0.25 / 0.1 = 2.5 and 3 / 2 = 1.5 round half to even: 2 and 2
+    codes, scale = weight_codes(F32([[12.7, -12.7, 0.25], [-254, 3, 2]]), None, 0, F32)
+    assert scale == pytest.approx([0.1, 2.0])
+    assert codes.tolist() == [[127, -127, 2], [-127, 2, 1]] and codes.dtype == I8
+
+
+def test_a_channel_of_zeros_has_scale_one_and_codes_zero():
+    codes, scale = weight_codes(np.zeros((2, 4), F32), None, 0, F32)
+    assert scale.tolist() == [1, 1] and not codes.any()
+
+
+def test_a_learned_amax_clips_symmetrically():
+    assert weight_codes(F32([[2.0, -2.0, 0.5]]), [1.0], 0, F32)[0].tolist() == [[127, -127, 64]]  # 63.5 -> 64
+
+
+def test_output_channels_of_a_matmul_are_its_columns():
+    assert weight_codes(F32([[127, 0], [0, 254]]), None, 1, F32)[1].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(("low", "form", "upper", "scale", "zero_point"), [
+    (-3.0, "s8", None, 0.1, I8(0)), (0.0, "s8", 6.0, 0.1, I8(0)),
+    (-3.0, "u8", None, 0.1, U8(128)), (0.0, "u8", None, 0.1, U8(0)),
+    (0.0, "u8", 20.4, 0.08, U8(0)),  # Clip at 20.4: 255 steps of 0.08 end there, finer than 0.1
+    (0.0, "u8", 30.0, 0.1, U8(0)),  # 255 steps of 0.1 end at 25.5, below the Clip already
+])
+def test_activation_grids_worked_by_hand(low, form, upper, scale, zero_point):
+    found, zero = code_grid(ActivationRange(low, 12.7, 12.7), form, upper)
+    assert found == pytest.approx(scale) and zero == zero_point and zero.dtype == zero_point.dtype
+    if scale == 0.08:
+        assert F32(found) * F32(255) <= F32(20.4)  # or ONNX Runtime keeps the Clip
+
+
+def test_a_tensor_that_is_always_zero_has_scale_one():
+    assert code_grid(ActivationRange(0, 0, 0), "s8", None)[0] == 1.0
+
+
+def quantized(float_onnx, ranges, tmp_path, name, rules, **cfg):
+    out = tmp_path / f"{name}.{rules}.onnx"
+    info = convert(float_onnx(name), out, "int8", rules, ranges(name), int8=Int8(**cfg))
+    return out, info
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_onnxruntime_runs_every_layer_in_integers(float_onnx, ranges, tmp_path, optimized_ops, name):
+    """Not one float convolution, Add or Gemm is left: this is where INT8's speed comes from."""
+    path, info = quantized(float_onnx, ranges, tmp_path, name, "cpu_x86")
+    ops = optimized_ops(path)
+    assert not {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "GlobalAveragePool", "Clip", "Relu"} & set(ops), ops
+    assert ops["QLinearConv"] + ops["QGemm"] == len(info["layers"])
+    assert ops["QuantizeLinear"] == 1 and ops.get("QLinearAdd", 0) == {"vgg": 0, "resnet18": 8, "mobilenet_v2": 10}[name]
+
+
+def test_onnxruntime_concatenates_in_integers(float_onnx, ranges, tmp_path, optimized_ops):
+    ops = optimized_ops(quantized(float_onnx, ranges, tmp_path, "squeezenet1_1", "cpu_x86")[0])
+    assert ops["QLinearConcat"] == 8 and ops["QLinearConv"] == 26 and "FusedConv" not in ops
+
+
+@pytest.mark.parametrize("rules", ["tensorrt", "tensorrt_sm75"])
+def test_tensorrt_files_hold_signed_codes_with_zero_point_zero_only(float_onnx, ranges, tmp_path, rules):
+    path, _ = quantized(float_onnx, ranges, tmp_path, "resnet18", rules)
+    arrays = {i.name: onnx.numpy_helper.to_array(i) for i in onnx.load(path).graph.initializer}
+    assert not any(array.dtype == U8 for array in arrays.values())
+    assert not any(array.any() for name, array in arrays.items() if "zero_point" in name)
+    half = {array.dtype for name, array in arrays.items() if name.endswith("_scale") or "bias" in name}
+    assert half == {np.dtype(np.float16 if rules == "tensorrt_sm75" else F32)}
+
+
+def test_tensorrt_leaves_the_trunk_of_a_residual_add_to_the_convolution_that_ends_in_it(float_onnx, ranges, tmp_path):
+    graph = read_onnx(quantized(float_onnx, ranges, tmp_path, "resnet18", "tensorrt")[0]).graph
+    producers = [sorted(value.producer().op_type for value in node.inputs) for node in graph if node.op_type == "Add"]
+    assert producers == [["Conv", "DequantizeLinear"]] * 8
+
+
+def test_one_tensor_gets_one_pair_however_many_read_it(float_onnx, ranges, tmp_path):
+    graph = read_onnx(quantized(float_onnx, ranges, tmp_path, "resnet18", "cpu_x86")[0]).graph
+    sources = [node.inputs[0].name for node in graph if node.op_type == "QuantizeLinear"]
+    assert len(sources) == len(set(sources))
+
+
+def test_no_float_copy_of_a_weight_stays_in_the_file(float_onnx, ranges, tmp_path):
+    path, info = quantized(float_onnx, ranges, tmp_path, "resnet18", "tensorrt")
+    arrays = [onnx.numpy_helper.to_array(i) for i in onnx.load(path).graph.initializer]
+    assert all(array.dtype == I8 for array in arrays if array.ndim > 1)
+    assert info["weight_bytes"] < 0.27 * float_onnx("resnet18").stat().st_size
+
+
+def test_first_and_last_layer_stay_float_when_asked(float_onnx, ranges, tmp_path, optimized_ops):
+    path, info = quantized(float_onnx, ranges, tmp_path, "vgg", "cpu_x86", first_last="float")
+    found = [layer["precision"] for layer in info["layers"]]
+    assert found == ["fp32", *["int8"] * (len(found) - 2), "fp32"]
+    ops = optimized_ops(path)
+    assert ops["Conv"] == 1 and ops["Gemm"] == 1 and ops["QLinearConv"] + ops["QGemm"] == len(found) - 2
+
+
+def test_ranges_of_another_network_are_refused_by_layer(float_onnx, tmp_path):
+    with pytest.raises(OnnxError, match="no calibrated range for its input 'images'"):
+        convert(float_onnx("vgg"), tmp_path / "x.onnx", "int8", "tensorrt", Ranges({"other": ActivationRange(0, 1, 1)}))
+    assert not (tmp_path / "x.onnx").exists()
+
+
+def test_learned_weight_ranges_must_have_one_entry_per_channel(float_onnx, ranges):
+    model = read_onnx(float_onnx("vgg"))
+    first = next(iter(model.graph)).inputs[1].name
+    wrong = Ranges(ranges("vgg").activations, {first: [1.0, 2.0]})
+    with pytest.raises(OnnxError, match="2 learned weight ranges for 16 output channels"):
+        quantize_int8(model, RULES["tensorrt"], wrong, "int8")
+
+
+LINEAR = "net (float[n,4] x) => (float[n,3] y) { r = Relu(x)  y = Gemm <transB = 1> (r, w, b) }"
+
+
+@pytest.mark.parametrize("rules", ["cpu_x86", "tensorrt"])
+def test_the_file_computes_exactly_what_the_formula_says(parse, tmp_path, run_onnx, rules):
+    rng = np.random.default_rng(0)
+    x, w, b = (rng.normal(size=size).astype(F32) for size in ((8, 4), (3, 4), 3))
+    amax = 1.5  # some x are beyond: they clip at 127 codes, or at 255 where codes are unsigned
+    path = parse(LINEAR, w=w, b=b)
+    model = read_onnx(path)
+    quantize_int8(model, RULES[rules], Ranges({"r": ActivationRange(0.0, float(x.max()), amax)}), "int8")
+    write_onnx(model, tmp_path / "q.onnx")
+    step, top = F32(amax / 127), 255 if rules == "cpu_x86" else 127
+    rounded = np.clip(np.rint(np.maximum(x, 0) / step), 0, top) * step
+    scale = np.abs(w).max(axis=1, keepdims=True) / F32(127)
+    expected = rounded @ (np.clip(np.rint(w / scale), -127, 127) * scale).T + b
+    assert run_onnx(tmp_path / "q.onnx", x) == pytest.approx(expected, abs=1e-5)
