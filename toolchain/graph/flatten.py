@@ -19,6 +19,7 @@ def flatten_to_reshape(model: ir.Model) -> int:
         if node.op_type == "Flatten" and (axis is None or axis.as_int() == 1):
             name = node.outputs[0].name
             target = add_initializer(model.graph, f"{name}_shape", np.array([0, -1], np.int64))
-            replace_node(model.graph, node, insert(model.graph, node, "Reshape", [node.inputs[0], target], f"{name}_flat"))
+            flat = insert(model.graph, node, "Reshape", [node.inputs[0], target], f"{name}_flat")
+            replace_node(model.graph, node, flat)
             changed += 1
     return changed
