@@ -114,3 +114,10 @@ def test_learned_ranges_of_another_network_are_refused(net):
         overlay(Ranges({}), {"features.0.weight": {"input_amax": 1.0, "weight_amax": [1.0]}}, net())
     with pytest.raises(OnnxError, match="conv_weight has 2 output channels, but 3 learned ranges"):
         overlay(Ranges({}), {"conv_weight": {"input_amax": 1.0, "weight_amax": [1.0, 1.0, 1.0]}}, net())
+
+
+def test_a_plain_background_does_not_make_entropy_clip_the_image(net):
+    # all but one pixel in a hundred is background (-1); the drawing reaches 2, and must stay whole
+    images = np.full((400, 3, 2, 2), -1.0, np.float32)
+    images[::25, :, 0, 0] = np.linspace(-1, 2, 16, dtype=np.float32)[:, None]
+    assert calibrate(net(), [images], ENTROPY).activations["images"].amax == 2.0
