@@ -54,13 +54,13 @@ def sha256_file(path: Path) -> str:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write beside `path`, then rename: a reader never meets half a file."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    """Write beside `path`, then rename: a reader never meets half a file.
+
+    The half file's name is fixed, so what a killed build left there is overwritten by the next one.
+    """
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(content)
+    os.replace(part, path)
 
 
 def describe(

@@ -1,8 +1,8 @@
-"""One TensorRT build in a process of its own: `python -m toolchain.engines.trt_build job.json`.
+"""One TensorRT build in a process of its own: `python -m toolchain.engines.trt_build`, the job as a JSON line on stdin.
 
-A fresh process has a fresh Builder, which makes the engine's bytes repeat; a crash or lack of memory ends only it.
-Answers on stdout, one JSON object a line: {"progress": 0..1} while it works, then {"result": …} or {"error": …}.
-Ends by itself when its stdin closes, that is, when its parent is gone.
+A fresh process has a fresh Builder, and at fixed addresses its engine's bytes repeat; a crash or lack of memory ends
+only it. Answers on stdout, one JSON object a line: {"progress": 0..1} while it works, then {"result": …} or
+{"error": …}. Ends by itself when its stdin closes, that is, when its parent is gone.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ def build(job: Job, answers: TextIO) -> dict[str, Any]:
         raise EngineError(f"{job.onnx}: {job.package} {trt.__version__} could not build it{_for(job)}: {told[:600]}")
     write_file(Path(job.engine), bytes(serialized))
     if cache is not None and job.timing_cache:
-        write_file(Path(job.timing_cache), bytes(config.get_timing_cache().serialize()))
+        mine = Path(f"{job.timing_cache}.{os.getpid()}")  # two builds may end at once; the later one's is kept
+        write_file(mine, bytes(config.get_timing_cache().serialize()))
+        os.replace(mine, job.timing_cache)
     return {"runtime_version": str(trt.__version__), "layers": layers}
 
 
@@ -72,7 +74,10 @@ def parse(job: Job, trt: Any, parser: Any, network: Any, log: Any) -> None:
     """Read the ONNX file into `network`. Raises EngineError naming the operator that is not supported."""
     path = Path(job.onnx)
     where = f"{path}: {job.package} {trt.__version__}"
-    parsed = parser.parse_from_file(str(path))
+    try:
+        parsed = parser.parse(path.read_bytes())  # bytes, not the path: its length would shift addresses
+    except FileNotFoundError:
+        raise EngineError(f"{path}: no such ONNX file; export it first") from None
     if any(told in line for told in UNSIGNED for line in [*log.warnings, *log.errors]) or unsigned_nodes(path):
         raise EngineError(f"{where} has no unsigned INT8: found uint8 QuantizeLinear/DequantizeLinear, expected int8 "
                           "with zero_point 0; convert the float ONNX with the tensorrt rules")
@@ -178,21 +183,26 @@ def tell(answers: TextIO, **answer: Any) -> None:
 
 def end_with_parent() -> None:
     """Leave at once when stdin closes: a killed parent must not leave a build running for minutes."""
+    waiting = threading.Event()
+
     def wait() -> None:
-        sys.stdin.buffer.read()
+        waiting.set()
+        os.read(0, 1)
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+    waiting.wait()  # what it allocates, it allocates now, so that later addresses do not depend on its timing
 
 
-def main(path: str) -> None:
-    """Build the job in the file `path`; what native libraries print on stdout goes to stderr."""
+def main() -> None:
+    """Build the job that stdin holds; what native libraries print on stdout goes to stderr."""
+    job = Job(**json.loads(sys.stdin.readline()))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends us
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     end_with_parent()
     try:
-        tell(answers, result=build(Job(**json.loads(Path(path).read_text())), answers))
+        tell(answers, result=build(job, answers))
     except ToolchainError as error:
         tell(answers, error=str(error), kind=type(error).__name__)
     except OSError as error:
@@ -200,4 +210,4 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO, Any
 
 from toolchain import console, errors
+from toolchain.engines import fixed_addresses
 from toolchain.engines.trt_build import Job
 from toolchain.errors import EngineError
 
@@ -21,13 +23,16 @@ def run_build(job: Job, title: str) -> dict[str, Any]:
     Raises what the build raised (EngineError, MissingPackage, OSError for a full disk), or EngineError when the
     process ended without an answer.
     """
-    with TemporaryDirectory() as scratch, open(Path(scratch) / "stderr", "w+b") as noise:
-        path = Path(scratch) / "job.json"
-        path.write_text(json.dumps(asdict(job)))
-        command = [sys.executable, "-m", "toolchain.engines.trt_build", str(path)]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=noise)
+    command = [sys.executable, "-S", "-E", fixed_addresses.__file__,
+               sys.executable, "-m", "toolchain.engines.trt_build"]
+    with TemporaryFile() as noise, TemporaryDirectory() as scratch:
+        inner = link(job, Path(scratch))
+        process = subprocess.Popen(command, cwd=os.path.sep, env=environment(), stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE, stderr=noise)
         try:
-            assert process.stdout is not None
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.write(json.dumps(asdict(inner)).encode() + b"\n")
+            process.stdin.flush()
             answer = follow(process.stdout, title)
             code = process.wait()
         finally:
@@ -39,7 +44,29 @@ def run_build(job: Job, title: str) -> dict[str, Any]:
         if answer is None:
             noise.seek(0)
             raise EngineError(f"{job.onnx}: {died(job.package, code, noise.read().decode(errors='replace'))}")
+    if "error" in answer:
+        answer["error"] = answer["error"].replace(inner.onnx, job.onnx).replace(inner.engine, job.engine)
     return unwrap(answer)
+
+
+def link(job: Job, scratch: Path) -> Job:
+    """The same job by names of equal length wherever its files lie, since longer names would shift addresses too."""
+    onnx, folder = scratch / "model.onnx", scratch / "engine"
+    try:
+        onnx.symlink_to(os.path.abspath(job.onnx))
+        folder.symlink_to(os.path.abspath(os.path.dirname(job.engine)), target_is_directory=True)
+    except OSError:  # a file system without links: the build is right all the same
+        return replace(job, onnx=os.path.abspath(job.onnx), engine=os.path.abspath(job.engine))
+    return replace(job, onnx=str(onnx), engine=str(folder / os.path.basename(job.engine)))
+
+
+def environment() -> dict[str, str]:
+    """The few variables a build reads: others would only move its addresses about."""
+    wanted = ("PATH", "HOME", "LD_LIBRARY_PATH", "SYSTEMROOT", "TEMP", "TMP", "CUDA_VISIBLE_DEVICES",
+              "CUDA_DEVICE_ORDER")
+    kept = {name: os.environ[name] for name in wanted if name in os.environ}
+    places = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**kept, "PYTHONPATH": os.pathsep.join(places), "PYTHONHASHSEED": "0"}
 
 
 def follow(lines: IO[bytes], title: str) -> dict[str, Any] | None:

@@ -70,7 +70,7 @@ def check_logits(name: str, logits: Logits, images: int, labels: NDArray[np.int6
     if not np.isfinite(logits).all():
         bad = int((~np.isfinite(logits)).any(axis=1).sum())
         raise EngineError(f"{name}: its logits are NaN or infinite for {bad} of {images} images; if the fp32 engine's "
-                          "are not, this precision's range is too small for the network: use bf16 or another calibrator")
+                          "are not, its range is too small for the network: use bf16, or another calibrator")
 
 
 def percent(right: NDArray[np.bool_]) -> float:
