@@ -40,7 +40,7 @@ def imported(job: Job) -> Stage:
     def make(folder: Path) -> str:
         from toolchain.graph.own import read_own_onnx
 
-        info = read_own_onnx(path, folder / "model.onnx", opset)
+        info = read_own_onnx(path, folder / "model.onnx", opset, size)
         _check_fits(path, info, size, len(job.dataset().classes))
         return f"{path.name}: {info['num_classes']} classes at {info['image_size']} pixels, batch {info['batch']}"
 
@@ -86,17 +86,20 @@ def converted(job: Job, engine: Engine, model: Stage, ranges: Stage | None) -> S
         return made
 
     def make(folder: Path) -> str:
+        import numpy as np
+
         from toolchain.graph.convert import convert
         from toolchain.ranges import Ranges
 
         known = Ranges.load(ranges.folder / "ranges.json") if ranges else None
-        info = convert(model.folder / "model.onnx", folder / "model.onnx", precision, rules, known, cfg.int8, cfg.int4)
+        info = convert(model.folder / "model.onnx", folder / "model.onnx", precision, rules, known, cfg.int8, cfg.int4,
+                       probe=np.load(job.data.folder / "probe.npy", allow_pickle=False))
         write_text(folder / "info.json", json.dumps(info, indent=1))
         return f"{info['weight_bytes'] / 1e6:.2f} MB of weights"
 
     stage = job.work.stage(
         name, make, section=[precision, rules, plain(cfg.int8), plain(cfg.int4)],
-        inputs=[model, *([ranges] if ranges else [])], rooms=["graph", "ranges.py"], packages=ONNX_PACKAGES)
+        inputs=[job.data, model, *([ranges] if ranges else [])], rooms=["graph", "ranges.py"], packages=ONNX_PACKAGES)
     job.work.publish(stage.folder / "model.onnx", f"onnx/model.{precision}.{rules}.onnx")
     return stage
 

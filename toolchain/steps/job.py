@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 TRAINING_PACKAGES = ("torch", "accelerate")
 TRAINING_ROOMS = ("train.py", "checkpoint.py", "models", "data")  # whose code decides what a training run gives
+PROBE_IMAGES = 16  # real images (probe.npy) on which each ONNX file is compared with the one it was made from
 ONNX_PACKAGES = ("onnx", "onnx-ir", "onnxscript")
 
 
@@ -52,11 +53,15 @@ def open_job(
         return load_dataset(recipe.data, roots)
 
     def make(folder: Path) -> str:
+        import numpy as np
+
         loaded = dataset()
         loaded.preprocess.save(folder / "preprocess.json")
         facts = {"name": loaded.name, "classes": list(loaded.classes), "split_sha256": loaded.split_sha256,
                  "train": len(loaded.train), "val": len(loaded.val), "test": len(loaded.test)}
         write_text(folder / "data.json", json.dumps(facts, indent=1))
+        probe = loaded.val.images(np.arange(min(PROBE_IMAGES, len(loaded.val))))
+        np.save(folder / "probe.npy", loaded.preprocess.normalize(probe))
         return f"{loaded.name}: {len(loaded.train)} train, {len(loaded.val)} val, {len(loaded.test)} test"
 
     section = [plain(recipe.data, "workers", "memory_mb"), fingerprint(recipe.data, roots)]

@@ -29,7 +29,8 @@ def reported(recipe: Recipe, work: WorkDir, engines: dict[str, Engine], stages: 
         facts = _read(stages[name].folder / "engine.json")
         keep = {key: facts.get(key) for key in ("precision", "runtime", "target", "sha256", "engine_bytes",
                                                 "weight_bytes", "compute", "runtime_version", "device", "profile")}
-        records.append({"name": name, "path": f"engines/{name}/{facts['engine']}", "gap": _read(model / "info.json").get("gap"),
+        records.append({"name": name, "path": f"engines/{name}/{facts['engine']}",
+                        "gap": _read(model / "info.json").get("gap"),
                         **keep, **figures[name]})
     report = make_report(
         recipe, examine(), data,
