@@ -1,5 +1,6 @@
 """Training, pruning and QAT on the real digits, small enough for every run of the tests."""
 
+import pytest
 import torch
 
 from toolchain.data import load_dataset
@@ -12,6 +13,15 @@ from toolchain.recipe.schema import Channels, Digits, FineTune, Qat, QatTrain, S
 from toolchain.train import evaluate, fit
 
 NET = TorchModel(arch="vgg11_bn", width=0.125)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Threads that wait for each other make tiny layers ten times slower where the cores are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def test_a_narrow_vgg_learns_digits_and_keeps_it_through_pruning_storing_and_qat(tmp_path):
