@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from toolchain.errors import DigestMismatch, TrainError, WorkDirError
+from toolchain.files import write_bytes
 
 RECORD = "checkpoint.json"
 
@@ -42,9 +42,9 @@ def save_checkpoint(
         folder.mkdir(parents=True, exist_ok=True)
         if best != epoch:
             files[best_file] = json.loads((folder / RECORD).read_text())["files"][best_file]
-        _write(folder / file, content)
+        write_bytes(folder / file, content)
         record = {"identity": identity, "epoch": epoch, "best_epoch": best, "files": files, "history": history}
-        _write(folder / RECORD, json.dumps({**record, "sha256": _digest(record)}, indent=1).encode())
+        write_bytes(folder / RECORD, json.dumps({**record, "sha256": _digest(record)}, indent=1).encode())
         for old in folder.glob("epoch_*"):
             if old.name not in files:
                 old.unlink()
@@ -137,10 +137,3 @@ def _digest(record: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from toolchain.errors import OnnxError
+from toolchain.files import write_text
 
 FORMAT = "toolchain.ranges/1"
 
@@ -45,9 +45,7 @@ class Ranges:
             "activations": {name: {"min": r.min, "max": r.max, "amax": r.amax} for name, r in self.activations.items()},
             "weights": self.weights,
         }
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        write_text(path, json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
     @staticmethod
     def load(path: Path) -> Ranges:

@@ -26,6 +26,7 @@ from typing import Any
 
 from toolchain.console import log
 from toolchain.errors import DigestMismatch, ToolchainError, WorkDirError
+from toolchain.files import sha256_file, write_text
 
 PACKAGE = Path(__file__).parent
 POLL_S = 0.2
@@ -141,28 +142,12 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, 64 hex digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def sha256_tree(path: Path) -> str:
     """SHA-256 of a file, or over the names and bytes of all files in a folder."""
     if path.is_file():
         return sha256_file(path)
     names = {p.relative_to(path).as_posix(): sha256_file(p) for p in sorted(path.rglob("*")) if p.is_file()}
     return hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically: a reader sees the old file or the new one, never half."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 @contextmanager
@@ -198,6 +183,8 @@ def _make(name: str, key: str, folder: Path, make: Callable[[Path], str | None],
         while not folder.is_dir():
             time.sleep(POLL_S)
         return
+    for leftover in partial.rglob(".*.part"):  # of an interrupted run
+        leftover.unlink()
     files = {p.relative_to(partial).as_posix(): sha256_file(p) for p in sorted(partial.rglob("*"))
              if p.is_file() and p.name != "stage.json"}
     record = {"name": name, "key": key, "seconds": seconds, "files": files}

@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from toolchain.engines.record import describe, engine_name, read_record, verify, write_file, write_record
+from toolchain.engines.record import describe, engine_name, read_record, verify, write_record
 from toolchain.errors import DigestMismatch, EngineError
+from toolchain.files import write_bytes
 
 CFG = SimpleNamespace(precision="int8", runtime="onnxruntime", target="cpu_x86")
 
@@ -58,6 +59,6 @@ def test_a_damaged_record_is_an_error_of_one_line(folder, content):
 
 def test_what_a_killed_write_left_is_overwritten(tmp_path):
     (tmp_path / ".file.part").write_bytes(b"half")
-    write_file(tmp_path / "file", b"whole")
+    write_bytes(tmp_path / "file", b"whole")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_bytes() == b"whole"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from toolchain.data.dataset import Dataset
 from toolchain.data.image import decode
 from toolchain.data.preprocess import Preprocess
 from toolchain.errors import DataError, DigestMismatch
-from toolchain.workdir import sha256_file, write_text
+from toolchain.files import sha256_file, write_bytes, write_text
 
 FORMAT_VERSION = 1
 GEOMETRY = ("image_size", "resize", "interpolation")
@@ -38,9 +37,7 @@ def write_calibration_set(
     """
     folder.mkdir(parents=True, exist_ok=True)
     content = npz_bytes({"images": images, "labels": labels.astype(np.int64)})
-    temporary = folder / f".images.npz.{os.getpid()}"
-    temporary.write_bytes(content)
-    os.replace(temporary, folder / "images.npz")
+    write_bytes(folder / "images.npz", content)
     counts = np.bincount(labels, minlength=len(dataset.classes)).tolist()
     manifest = {
         "format_version": FORMAT_VERSION,

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from toolchain.data.image import decode
 from toolchain.data.source import Loaded, Source, check_source, digest, find
 from toolchain.errors import DataError
+from toolchain.files import sha256_file
 from toolchain.recipe.schema import Parquet
-from toolchain.workdir import sha256_file
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torchvision's weights expect
 

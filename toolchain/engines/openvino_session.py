@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from toolchain.engines.batching import check_batch, check_input, in_batches
 from toolchain.engines.cpu import default_threads
 from toolchain.engines.protocol import Images, Logits
-from toolchain.engines.record import EngineRecord, describe, write_file, write_record
+from toolchain.engines.record import EngineRecord, describe, write_record
 from toolchain.errors import EngineError
+from toolchain.files import write_bytes
 
 VERSION = ov.get_version().split("-")[0]
 HINT = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # int8: Q/DQ pairs run in int8 whatever the hint, the rest in f32
@@ -111,7 +112,7 @@ def open_engine(record: EngineRecord, path: Path, threads: int | None) -> Iterat
 def build_engine(onnx_path: Path, cfg: Any, folder: Path, info: dict[str, Any], compute: str) -> Path:
     """Copy, compile, record."""
     engine = folder / "engine.onnx"
-    write_file(engine, onnx_path.read_bytes())
+    write_bytes(engine, onnx_path.read_bytes())
     model = compile_model(engine, cfg.precision, threads=1)
     device = str(ov.Core().get_property("CPU", "FULL_DEVICE_NAME")).strip()
     write_record(folder, describe(cfg, engine, onnx_path, info, compute=compute, runtime_version=VERSION, device=device,

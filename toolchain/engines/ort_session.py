@@ -19,8 +19,9 @@ from toolchain.engines.batching import check_batch, check_input, in_batches
 from toolchain.engines.cpu import cpu_name, default_threads
 from toolchain.engines.gpu import gpus
 from toolchain.engines.protocol import Images, Logits
-from toolchain.engines.record import EngineRecord, describe, write_file, write_record
+from toolchain.engines.record import EngineRecord, describe, write_record
 from toolchain.errors import EngineError
+from toolchain.files import write_bytes
 
 SILENT = 4  # only fatal lines: what goes wrong reaches the user as our one-line error
 # use_tf32 off: an fp32 engine computes in fp32
@@ -131,7 +132,7 @@ def open_engine(record: EngineRecord, path: Path, threads: int | None) -> Iterat
 def build_engine(onnx_path: Path, cfg: Any, folder: Path, info: dict[str, Any], compute: str, run_once: bool) -> Path:
     """Copy, open, record. run_once: also run one zero image, to record the layers that really run."""
     engine = folder / "engine.onnx"
-    write_file(engine, onnx_path.read_bytes())
+    write_bytes(engine, onnx_path.read_bytes())
     layers = realized_layers(engine, cfg.target) if run_once else []
     device = gpus()[0].name if cfg.target == "cuda" and gpus() else cpu_name()
     write_record(folder, describe(cfg, engine, onnx_path, info, compute=compute, runtime_version=ort.__version__,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from toolchain.errors import DigestMismatch, EngineError
+from toolchain.files import sha256_file, write_text
 
 RECORD = "engine.json"
 
@@ -44,25 +43,6 @@ def engine_name(cfg: Any) -> str:
     return f"{cfg.precision}.{cfg.runtime}.{cfg.target}"
 
 
-def sha256_file(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file, read a MiB at a time."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write beside `path`, then rename: a reader never meets half a file.
-
-    The half file's name is fixed, so what a killed build left there is overwritten by the next one.
-    """
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
-
-
 def describe(
     cfg: Any, engine: Path, onnx_path: Path, info: dict[str, Any], *, compute: str, runtime_version: str, device: str,
     layers: list[dict[str, Any]], profile: dict[str, int] | None = None,
@@ -77,7 +57,7 @@ def describe(
 
 def write_record(folder: Path, record: EngineRecord) -> None:
     """Write engine.json atomically."""
-    write_file(folder / RECORD, (json.dumps(asdict(record), indent=1) + "\n").encode())
+    write_text(folder / RECORD, json.dumps(asdict(record), indent=1) + "\n")
 
 
 def read_record(folder: Path) -> EngineRecord:

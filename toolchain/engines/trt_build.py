@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from toolchain.engines.progress import Fraction
-from toolchain.engines.record import write_file
 from toolchain.engines.trt_package import UNSIGNED, Package, import_package, make_logger
 from toolchain.errors import EngineError, ToolchainError
+from toolchain.files import write_bytes
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ def build(job: Job, answers: TextIO) -> dict[str, Any]:
     if serialized is None:
         told = " | ".join(log.errors) or "no reason given"
         raise EngineError(f"{job.onnx}: {job.package} {trt.__version__} could not build it{_for(job)}: {told[:600]}")
-    write_file(Path(job.engine), bytes(serialized))
+    write_bytes(Path(job.engine), bytes(serialized))
     if cache is not None and job.timing_cache:
         mine = Path(f"{job.timing_cache}.{os.getpid()}")  # two builds may end at once; the later one's is kept
-        write_file(mine, bytes(config.get_timing_cache().serialize()))
+        write_bytes(mine, bytes(config.get_timing_cache().serialize()))
         os.replace(mine, job.timing_cache)
     return {"runtime_version": str(trt.__version__), "layers": layers}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import onnx
@@ -10,6 +9,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from toolchain.errors import OnnxError
+from toolchain.files import write_bytes
 
 IR_VERSION = 10  # opset 21 needs 10; every runtime we build for reads it
 TWO_GB = 2**31 - 1
@@ -50,9 +50,7 @@ def write_onnx(model: ir.Model, path: Path) -> None:
     check_onnx(proto, path)
     if proto.ByteSize() > TWO_GB:
         raise OnnxError(f"{path}: {proto.ByteSize() / 1e9:.1f} GB is above ONNX's limit of 2 GB for one file")
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(proto.SerializeToString(deterministic=True))
-    os.replace(partial, path)
+    write_bytes(path, proto.SerializeToString(deterministic=True))
 
 
 def _first_line(error: Exception) -> str:

@@ -15,7 +15,8 @@ from toolchain import console
 from toolchain.engines import load_engine
 from toolchain.engines.cpu import default_threads
 from toolchain.engines.protocol import Images, Loaded
-from toolchain.engines.record import EngineRecord, verify, write_file
+from toolchain.engines.record import EngineRecord, verify
+from toolchain.files import write_text
 from toolchain.measure.accuracy import Predictions, accuracy, agreement_percent, predict, top1_change
 from toolchain.measure.latency import DISCARD, Samples, interleaved_ms, speedup, summary
 from toolchain.measure.memory import peak_memory_bytes
@@ -57,7 +58,7 @@ def measure_engines(
     alive = [records[name] for name in engines]
     measured = [_record(record, alive, predictions, samples, extras, labels, cfg, threads, seed) if name in engines
                 else _not_measured(record, str(reasons[name])) for name, record in records.items()]
-    write_file(folder / "measured.json", (json.dumps(measured, indent=1) + "\n").encode())
+    write_text(folder / "measured.json", json.dumps(measured, indent=1) + "\n")
     return measured
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolchain.engines.record import write_file
+from toolchain.files import write_bytes
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write `arrays` by name, compressed; read them back with np.load(path, allow_pickle=False)."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **dict(arrays))
-    write_file(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue())

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from toolchain.errors import TrainError
+from toolchain.files import write_bytes, write_text
 from toolchain.models import MODELS, create_model
 from toolchain.models.fold import fold_batchnorm
 from toolchain.models.weights import check_state
 from toolchain.recipe.schema import TorchModel
-from toolchain.workdir import write_text
 
 WEIGHTS, ARCHITECTURE = "model.safetensors", "architecture.json"
 FIELDS = ("model", "num_classes", "pruned", "folded")
@@ -30,9 +29,7 @@ def save_model(folder: Path, model: nn.Module, architecture: dict[str, Any]) -> 
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    temporary = folder / f".{WEIGHTS}.{os.getpid()}"
-    save_file(state, temporary)
-    os.replace(temporary, folder / WEIGHTS)
+    write_bytes(folder / WEIGHTS, save(state))
     write_text(folder / ARCHITECTURE, json.dumps({name: architecture[name] for name in FIELDS}, indent=1) + "\n")
 
 

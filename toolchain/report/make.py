@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from toolchain.errors import WorkDirError
+from toolchain.files import write_text
 from toolchain.recipe.schema import Recipe
 from toolchain.report.limits import check_limits
 from toolchain.report.schema import (
@@ -52,15 +51,11 @@ def make_report(recipe: Recipe, environment: Mapping[str, Any], dataset: Mapping
 
 
 def _write(path: Path, text: str) -> Path:
-    """Write beside `path`, then rename: a reader never meets half a file."""
-    part = path.with_name(f".{path.name}.part")
+    """Write a report file. Raises WorkDirError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(part, path)
+        write_text(path, text)
     except OSError as error:
-        with suppress(OSError):
-            part.unlink()
         raise WorkDirError(f"{path}: cannot be written ({error.strerror}); "
                            "free some space or choose another --out") from None
     return path

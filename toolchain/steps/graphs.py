@@ -8,10 +8,11 @@ from typing import Any
 
 from toolchain.engines import backend
 from toolchain.errors import OnnxError
+from toolchain.files import write_text
 from toolchain.recipe.load import locate
 from toolchain.recipe.schema import Engine, OnnxModel
 from toolchain.steps.job import ONNX_PACKAGES, Job, plain
-from toolchain.workdir import Stage, sha256_tree, write_text
+from toolchain.workdir import Stage, sha256_tree
 
 
 def exported(name: str, job: Job, student: Stage) -> Stage:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from toolchain.files import write_text
 from toolchain.recipe.schema import Recipe
-from toolchain.workdir import Stage, WorkDir, write_text
+from toolchain.workdir import Stage, WorkDir
 
 if TYPE_CHECKING:
     from toolchain.data import Dataset

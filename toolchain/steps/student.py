@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolchain.errors import RecipeError
+from toolchain.files import sha256_file, write_text
 from toolchain.recipe.load import load_recipe, locate
 from toolchain.recipe.schema import OnnxModel, Qat, TeacherRecipe, TorchModel, Train
 from toolchain.steps.job import TRAINING_PACKAGES, TRAINING_ROOMS, Job, open_job, plain
-from toolchain.workdir import Stage, rank, sha256_file, write_text
+from toolchain.workdir import Stage, rank
 
 if TYPE_CHECKING:
     from torch import nn

@@ -63,7 +63,7 @@ def measured(job: Job, engines: dict[str, Engine], stages: dict[str, Stage]) -> 
         data = job.dataset()
         folders = {name: stage.folder for name, stage in stages.items()}
         measure_engines(folders, reasons, lambda: batches(data.test, data.preprocess, cfg.accuracy_batch),
-                        data.test.labels, cfg, folder, seed)
+                        data.test.labels, cfg, folder, seed, len(data.classes))
         return f"{sum(reason is None for reason in reasons.values())} of {len(reasons)} engines run here"
 
     packages = sorted({p for engine in engines.values() for p in backend(engine.runtime).PACKAGES})
