@@ -18,7 +18,7 @@ def main(folder: Path) -> None:
     """Two epochs; the indices of the first one, the digest of the final weights and whether this rank wrote."""
     indices: list[int] = []
     wrote: list[str] = []
-    plain, write = train.label_loss(0.0), checkpoint._write
+    plain, write = train.label_loss(0.0), checkpoint.write_bytes
 
     def loss(model, batch):
         if len(indices) < 48:
@@ -29,7 +29,7 @@ def main(folder: Path) -> None:
         wrote.append(path.name)
         write(path, content)
 
-    checkpoint._write = counted
+    checkpoint.write_bytes = counted
     torch.manual_seed(0)
     model = small_net()
     history = train.fit(model, squares(), Train(epochs=2, batch_size=8), folder=folder, seed=0, loss=loss)
