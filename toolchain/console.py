@@ -38,7 +38,7 @@ class PlainBar:
     """Progress as log lines: one when LINE_EVERY_S have passed, and one at the end."""
 
     def __init__(self, title: str, total: int | None) -> None:
-        self.title, self.total, self.done = title, total, 0
+        self.title, self.total, self.done, self.shown = title, total, 0, 0
         self.values: dict[str, Any] = {}
         self.start = self.last = time.monotonic()
 
@@ -47,11 +47,13 @@ class PlainBar:
         self.done += n
         self.values.update(values)
         if time.monotonic() - self.last >= LINE_EVERY_S:
-            self.last = time.monotonic()
             self.show()
 
     def show(self) -> None:
-        """Print the current state as one line."""
+        """Print the current state as one line, unless it has been said already."""
+        if self.done == self.shown:
+            return
+        self.last, self.shown = time.monotonic(), self.done
         seconds = time.monotonic() - self.start
         rate = self.done / seconds if seconds > 0 else 0.0
         left = f", {(self.total - self.done) / rate:.0f} s left" if self.total and rate else ""
