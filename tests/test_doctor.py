@@ -86,8 +86,8 @@ def test_the_machine_is_the_same_from_call_to_call_and_has_no_load_in_it():
 def test_a_bare_machine_is_told_every_install_line():
     how = {line.what: line.how for line in advice(BARE)}
     assert how["onnxruntime cpu_x86"] == "pip install onnxruntime"
-    assert how["openvino cpu_x86"] == "pip install 'toolchain[openvino]'"
-    assert how["tensorrt local_gpu"] == "pip install 'toolchain[tensorrt]'"
+    assert how["openvino cpu_x86"] == "pip install -e '.[openvino]'"
+    assert how["tensorrt local_gpu"] == "pip install -e '.[tensorrt]'"
     assert "pip install" in how["training, PTQ and export"] and "nvidia-modelopt" in how["QAT"]
     assert set(states(BARE).values()) == {"missing"}
 
@@ -137,7 +137,7 @@ def test_the_printed_page_names_machine_runtimes_and_install_lines(terminal: boo
     render_doctor(with_gpu(75) | {"packages": ALL | {"openvino": None}},
                   Console(file=file, width=120, force_terminal=terminal, color_system=None))
     text = file.getvalue()
-    for fact in ("AMD EPYC 9R14, 2 cores", "GPU (sm75), driver 580.82", "avx512_vnni", "pip install 'toolchain[openvino]'",
+    for fact in ("AMD EPYC 9R14, 2 cores", "GPU (sm75), driver 580.82", "avx512_vnni", "pip install -e '.[openvino]'",
                  "runs as fp32", "tensorrt_rtx"):
         assert fact in text
     assert terminal or text.isascii()

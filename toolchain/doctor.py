@@ -131,9 +131,9 @@ def abilities(facts: dict[str, Any]) -> list[Ability]:
                 _rtx(facts) if packages.get("tensorrt-rtx") else {},
                 None if packages.get("tensorrt-rtx") else "pip install 'tensorrt-rtx>=1.7,<1.8' (x86-64 only)"),
         Ability("tensorrt", "local_gpu", _trt(facts) if packages.get("tensorrt") else {},
-                None if packages.get("tensorrt") else "pip install 'toolchain[tensorrt]'"),
+                None if packages.get("tensorrt") else "pip install -e '.[tensorrt]'"),
         Ability("openvino", "cpu_x86", vino if packages.get("openvino") and x86 else {},
-                None if packages.get("openvino") else "pip install 'toolchain[openvino]'"),
+                None if packages.get("openvino") else "pip install -e '.[openvino]'"),
     ]
 
 

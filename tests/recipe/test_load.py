@@ -97,6 +97,11 @@ def test_an_override_reaches_a_field_of_a_section_left_at_its_default(tmp_path: 
     assert (recipe.train.optimizer.lr, recipe.quantize.int4.block, recipe.data.val_fraction) == (0.1, 64, 0.2)
 
 
+def test_an_empty_section_is_the_default_one(tmp_path: Path) -> None:
+    full = load_recipe(write(tmp_path, "name: a\nmodel: {arch: vgg11}\n"))
+    assert load_recipe(write(tmp_path, "name: a\nmodel: {arch: vgg11}\ntrain:\ndata:\ndistill:\n")) == full
+
+
 def test_a_wrong_override_is_named_as_typed(tmp_path: Path) -> None:
     text = complaint(tmp_path, "name: a\nmodel: {arch: vgg11}\n", "train.epochs=x")
     assert text.startswith("--set train.epochs=x: train.epochs: found 'x'")

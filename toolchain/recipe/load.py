@@ -29,6 +29,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), architectures: Iterab
     context = {"architectures": tuple(architectures)}
     for override in overrides:
         _apply(data, override, origin, context)
+    data = {key: value for key, value in data.items() if value is not None}  # `train:` with nothing below is left out
     try:
         return Recipe.model_validate(data, context=context)
     except ValidationError as error:
