@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -111,7 +110,6 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point: runs a command and exits with its code; a ToolchainError becomes one message."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words or bool(os.environ.get("TOOLCHAIN_DEBUG"))
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         app([w for w in words if w != "--debug"], prog_name="toolchain")
     except ToolchainError as error:
@@ -131,10 +129,6 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"internal error: {type(error).__name__}: {error}\nThis is a bug in toolchain: please report it with the "
               "traceback that --debug shows.", file=sys.stderr)
         sys.exit(70)
-
-
-def _interrupt(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def _stop_at_once(message: str, code: int) -> None:

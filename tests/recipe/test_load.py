@@ -54,6 +54,11 @@ def test_defaults_are_written_back_and_the_result_is_the_same_recipe(tmp_path: P
     assert load_recipe(write(tmp_path, text)) == recipe
 
 
+def test_the_resolved_recipe_of_a_users_own_onnx_loads_again(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, "name: a\nmodel: {onnx: a.onnx}\n"))
+    assert load_recipe(write(tmp_path, resolved_yaml(recipe))) == recipe
+
+
 def test_an_unknown_key_is_named_with_line_value_allowed_keys_and_nearest_spelling(tmp_path: Path) -> None:
     text = complaint(tmp_path, "name: a\nmodel: {arch: vgg11}\ntrain:\n  epoch: 3\n")
     assert text.startswith(f"{tmp_path}/r.yaml:4: train.epoch: unknown key (value 3); expected ")
@@ -80,6 +85,10 @@ def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
     ("name: a\nmodel: {arch: vgg11}\ntrain: {epochs: many}", "train.epochs: found 'many': input should be a valid integer"),
     ("name: a\nmodel: {arch: vgg11}\ndata: {source: digits, std: [1, 0, 1]}", "every std must be above 0"),
     ("name: a\nmodel: {arch: vgg11}\ndata: {source: folder, train: x, resize: 16}", "resize (16) must be at least image_size (32)"),
+    ("name: a\nmodel: {arch: vgg11}\nmeasure: {threads: 100000}", "measure.threads: found 100000: input should be less"),
+    ("name: a\nmodel: {arch: vgg11}\nmeasure: {throughput_batches: [0]}", "measure.throughput_batches.0: found 0"),
+    ("name: a\nmodel: {arch: vgg11}\nmeasure: {batch: 128}\nengines: [{runtime: tensorrt_rtx, precision: int8}]",
+     "measure.batch is 128, outside the profile of engines.0 (1 to 64)"),
     ("name: ../a\nmodel: {arch: vgg11}", "name: found '../a'"),
     ("name: a\nname: b\nmodel: {arch: vgg11}", "r.yaml:2: name: the key stands twice (first on line 1)"),
     ("- 1\n", "expected a mapping of sections"),

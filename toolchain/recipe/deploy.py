@@ -13,6 +13,7 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
 RTX_SMS = (75, 80, 86, 89, 120, 121)
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+BatchSize = Annotated[int, Field(ge=1, le=4096)]
 
 class MaxCalibrator(Section):
     """amax = largest magnitude seen."""
@@ -108,9 +109,9 @@ class Export(Section):
 class Batch(Section):
     """Batch sizes of the engine's optimization profile."""
 
-    min: int = Field(1, ge=1)
-    opt: int = Field(1, ge=1)
-    max: int = Field(64, ge=1)
+    min: BatchSize = 1
+    opt: BatchSize = 1
+    max: BatchSize = 64
 
     @model_validator(mode="after")
     def _ordered(self) -> Batch:
@@ -169,13 +170,13 @@ Engine = Annotated[Union[OrtEngine, RtxEngine, TrtEngine, OpenVinoEngine], Field
 class Measure(Section):
     """How engines are judged."""
 
-    batch: int = Field(1, ge=1, description="batch size of the latency figures")
-    threads: int | None = Field(None, ge=1, description="CPU threads; null: physical cores")
+    batch: BatchSize = Field(1, description="batch size of the latency figures")
+    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; null: physical cores")
     warmup: int = Field(20, ge=1, description="untimed runs before the first round")
-    rounds: int = Field(20, ge=2, description="each round times every engine once, in random order")
-    runs_per_round: int = Field(20, ge=1, description="timed runs of one engine in one round")
-    throughput_batches: tuple[int, ...] = (1, 8, 32)
-    accuracy_batch: int = Field(64, ge=1)
+    rounds: int = Field(20, ge=2, le=100_000, description="each round times every engine once, in random order")
+    runs_per_round: int = Field(20, ge=1, le=100_000, description="timed runs of one engine in one round")
+    throughput_batches: tuple[BatchSize, ...] = (1, 8, 32)
+    accuracy_batch: BatchSize = 64
 
 
 class Holds(Section):

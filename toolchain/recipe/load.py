@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from toolchain.errors import RecipeError
 from toolchain.recipe.explain import explain
-from toolchain.recipe.schema import Recipe
+from toolchain.recipe.schema import OnnxModel, Recipe
 
 Where = tuple[Any, ...]
 DISCRIMINATORS = ("source", "method", "runtime")
@@ -125,7 +125,8 @@ def _default_choice(data: dict[str, Any], keys: list[Any], context: dict[str, An
 
 def resolved_yaml(recipe: Recipe) -> str:
     """The recipe with every default written out, in pipeline order, as YAML that load_recipe accepts."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    unused = {"train", "distill", "prune"} if isinstance(recipe.model, OnnxModel) else set()
+    return yaml.safe_dump(recipe.model_dump(mode="json", exclude=unused), sort_keys=False, allow_unicode=True, width=120)
 
 
 def data_roots(recipe_path: Path, data_root: Path | None) -> list[Path]:

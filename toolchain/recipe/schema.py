@@ -150,3 +150,12 @@ class Recipe(Section):
                 named = ", ".join(sections + ["quantize: qat"] * isinstance(self.quantize, Qat))
                 raise ValueError(f"model.onnx is a finished network: remove {named}, or use model.arch")
         return self
+
+    @model_validator(mode="after")
+    def _measured_batch_is_in_every_profile(self) -> Recipe:
+        for index, engine in enumerate(self.engines or ()):
+            profile = getattr(engine, "batch", None)
+            if profile and not profile.min <= self.measure.batch <= profile.max:
+                raise ValueError(f"measure.batch is {self.measure.batch}, outside the profile of engines.{index} "
+                                 f"({profile.min} to {profile.max}); change one of them")
+        return self
