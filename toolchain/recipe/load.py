@@ -126,7 +126,8 @@ def _default_choice(data: dict[str, Any], keys: list[Any], context: dict[str, An
 def resolved_yaml(recipe: Recipe) -> str:
     """The recipe with every default written out, in pipeline order, as YAML that load_recipe accepts."""
     unused = {"train", "distill", "prune"} if isinstance(recipe.model, OnnxModel) else set()
-    return yaml.safe_dump(recipe.model_dump(mode="json", exclude=unused), sort_keys=False, allow_unicode=True, width=120)
+    content = recipe.model_dump(mode="json", exclude=unused)
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
 
 
 def data_roots(recipe_path: Path, data_root: Path | None) -> list[Path]:
