@@ -105,3 +105,17 @@ def test_a_published_file_follows_its_stage_and_an_altered_one_is_refused(tmp_pa
 def test_two_builds_do_not_share_an_output_folder(tmp_path: Path) -> None:
     with locked(tmp_path), pytest.raises(WorkDirError, match="another build is using this folder"), locked(tmp_path):
         pass
+
+
+def test_two_builds_that_share_a_cache_make_a_stage_once(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    code = ("import sys, time; from pathlib import Path; from toolchain.workdir import WorkDir\n"
+            "def make(folder):\n    time.sleep(1); (folder / 'made').write_text('x'); print('made')\n"
+            "WorkDir(Path(sys.argv[1]), Path(sys.argv[2])).stage('a', make)")
+    both = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / n), str(tmp_path / "cache")],
+                             stdout=subprocess.PIPE, text=True) for n in ("one", "two")]
+    answers = [process.communicate(timeout=60)[0].strip() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sorted(answers) == ["", "made"]

@@ -28,9 +28,9 @@ ImportOption = Annotated[list[Path] | None, typer.Option(
     "--import", metavar="FILE.py", help="Run this Python file: its MODELS dict adds your own networks to model.arch.")]
 RootOption = Annotated[Path | None, typer.Option(
     "--data-root", envvar="TOOLCHAIN_DATA", help="Folder of datasets; relative data paths are looked up there first.")]
-OutOption = Annotated[Path | None, typer.Option("--out", help="Output folder  [default: build/<recipe name>]")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Output folder  \\[default: build/<recipe name>]")]
 CacheOption = Annotated[Path | None, typer.Option(
-    "--cache", help="Folder of finished stages, to share them between builds  [default: OUT/stages]")]
+    "--cache", help="Folder of finished stages, to share them between builds  \\[default: OUT/stages]")]
 
 
 @app.callback()
@@ -97,7 +97,7 @@ def doctor(json_: Annotated[bool, typer.Option("--json", help="Print the facts a
 def calib(
     recipe: RecipeArgument,
     images: Annotated[int, typer.Option("--images", min=1, help="How many images, class-balanced, from train.")] = 512,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder  [default: calib_data/<recipe name>]")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder  \\[default: calib_data/<recipe name>]")] = None,
     set_: SetOption = None, data_root: RootOption = None,
 ) -> None:
     """Make a calibration set from RECIPE's training images: uint8 arrays and a manifest with their SHA-256."""

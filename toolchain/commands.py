@@ -102,8 +102,8 @@ def run_calib(
 
     recipe = open_recipe(path, overrides)
     folder = out or Path("calib_data") / recipe.name
-    if folder.exists() and any(folder.iterdir()):
-        raise RecipeError(f"--out {folder}: the folder is not empty; choose another one, or remove it")
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise RecipeError(f"--out {folder}: exists and is not an empty folder; choose another one")
     dataset = load_dataset(recipe.data, data_roots(path, data_root))
     drawn, labels = draw_calibration(dataset, images, recipe.seed)
     check_disjoint(drawn, dataset.test)

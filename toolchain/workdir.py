@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from toolchain.console import log
 from toolchain.errors import DigestMismatch, ToolchainError, WorkDirError
@@ -156,17 +156,23 @@ def locked(out: Path) -> Iterator[None]:
     with _disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         handle = open(out / ".lock", "w")
+    with handle:
+        if not _take(handle, wait=False):
+            raise WorkDirError(f"{out}: another build is using this folder; wait for it, or choose another --out")
+        yield
+
+
+def _take(handle: IO[str], wait: bool) -> bool:
+    """Lock an open file; False when another process holds it and `wait` is False."""
     try:
         import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except ImportError:
-        pass  # no flock on Windows: renames stay atomic, two builds at once only waste work
-    except OSError:
-        handle.close()
-        raise WorkDirError(f"{out}: another build is using this folder; wait for it, or choose another --out") from None
-    with handle:
-        yield
+        return True  # no flock on Windows: renames stay atomic, two builds at once only waste work
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _make(name: str, key: str, folder: Path, make: Callable[[Path], str | None], distributed: bool) -> None:
@@ -174,15 +180,28 @@ def _make(name: str, key: str, folder: Path, make: Callable[[Path], str | None],
         while not folder.is_dir():  # rank 0 makes it; if rank 0 dies, the launcher ends this process too
             time.sleep(POLL_S)
         return
-    partial = folder.with_name(folder.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    start = time.monotonic()
-    summary = make(partial)
-    seconds = round(time.monotonic() - start, 3)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     if rank() != 0:
+        make(folder.with_name(folder.name + ".partial"))
         while not folder.is_dir():
             time.sleep(POLL_S)
         return
+    lock = folder.with_name(folder.name + ".lock")
+    with open(lock, "w") as handle:  # another build may share the cache; ours then takes what it made
+        if not _take(handle, wait=False):
+            log(f"{name}: waiting for another build that is making it in {folder.parent}")
+            _take(handle, wait=True)
+        if not folder.is_dir():
+            _make_alone(name, key, folder, make)
+    lock.unlink(missing_ok=True)
+
+
+def _make_alone(name: str, key: str, folder: Path, make: Callable[[Path], str | None]) -> None:
+    partial = folder.with_name(folder.name + ".partial")
+    partial.mkdir(exist_ok=True)
+    start = time.monotonic()
+    summary = make(partial)
+    seconds = round(time.monotonic() - start, 3)
     for leftover in partial.rglob(".*.part"):  # of an interrupted run
         leftover.unlink()
     files = {p.relative_to(partial).as_posix(): sha256_file(p) for p in sorted(partial.rglob("*"))
@@ -203,7 +222,8 @@ def _verify(folder: Path) -> dict[str, Any]:
         found = sha256_file(path) if path.is_file() else "missing"
         if found != expected:
             raise DigestMismatch(f"{path}: SHA-256 is {found[:16]}, but {expected[:16]} was recorded when it was made; "
-                                 f"the file was altered: delete {folder} and run the same command again")
+                                 f"the file was altered: delete {folder} and, if it has one, its copy below the output "
+                                 "folder, and run the same command again")
     return record
 
 
@@ -237,7 +257,7 @@ def _disk_errors(place: Path) -> Iterator[None]:
         if number == errno.ENOSPC or "No space left on device" in str(error):
             raise WorkDirError(f"{place}: the disk is full; free some space and run the same command again, "
                                "finished stages are kept") from error
-        if number in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
+        if number in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG):
             raise WorkDirError(f"{place}: cannot be written ({os.strerror(number)}); choose another --out or mend the "
                                "permissions") from error
         raise

@@ -64,5 +64,5 @@ def test_a_damaged_onnx_is_an_error_of_one_line(tmp_path, make_onnx, content, re
 
 def test_a_missing_runtime_is_an_error_with_the_install_line(monkeypatch):
     monkeypatch.setattr(backend, "find_spec", lambda name: None)
-    with pytest.raises(MissingPackage, match="pip install openvino"):
+    with pytest.raises(MissingPackage, match="pip install -e"):
         backend.refuse(cfg())

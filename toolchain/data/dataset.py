@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from toolchain import console
 from toolchain.data import source_module
 from toolchain.data.preprocess import Preprocess
 from toolchain.data.source import Loaded, Source
@@ -113,6 +114,14 @@ def split_dataset(name: str, loaded: Loaded, preprocess: Preprocess, cfg: DataSe
     if empty:
         raise DataError(f"data: {len(loaded.train)} images leave {' and '.join(empty)} empty; use more images, or "
                         "larger val_fraction and test_fraction")
+
+    named = loaded.train.classes
+    for part in ("train", "test"):
+        labels = loaded.test.labels if part == "test" and loaded.test is not None else loaded.train.labels
+        absent = sorted(set(range(len(named))) - set(labels[rows[part]].tolist()))
+        if absent:
+            console.log(f"warning: {name}: {len(absent)} of {len(named)} classes have no image in {part}: "
+                        f"{', '.join(named[i] for i in absent[:5])}{', …' if len(absent) > 5 else ''}")
 
     count = len(loaded.train) + (len(loaded.test) if loaded.test is not None else 0)
     fits = count * preprocess.image_size**2 * 3 <= cfg.memory_mb * 2**20

@@ -20,7 +20,8 @@ COMPUTE = {"fp32": "fp32", "bf16": "bf16", "int8": "int8"}
 
 def missing() -> str | None:
     """None when openvino is importable, else the install line."""
-    return None if find_spec("openvino") else "runtime 'openvino' needs the package 'openvino': pip install openvino"
+    return None if find_spec("openvino") else "runtime 'openvino' needs the package 'openvino': " \
+        "pip install -e '.[openvino]'"
 
 
 def not_runnable(cfg: Any) -> str | None:

@@ -141,6 +141,9 @@ class RtxEngine(Section):
     def _sms_are_known(cls, target: str | None) -> str | None:
         known = [f"sm{sm}" for sm in RTX_SMS]
         wrong = [part for part in (target or known[0]).split("+") if part not in known]
+        parts = (target or "").split("+")
+        if len(set(parts)) != len(parts):
+            raise ValueError(f"expected each SM once, found {target}")
         if wrong:
             raise ValueError(f"TensorRT-RTX has no {', '.join(wrong)}; expected {', '.join(known)}, joined by +")
         return target

@@ -54,6 +54,10 @@ def _sentence(item: dict[str, Any], where: tuple[Any, ...]) -> str:
     if kind == "literal_error":
         allowed = re.findall(r"'([^']+)'", context["expected"]) or [context["expected"]]
         return f"found {_short(value)}, expected {' or '.join(allowed)}{nearest(str(value), allowed)}"
+    if kind in ("dict_type", "model_type", "model_attributes_type"):
+        return f"found {_short(value)}, expected a mapping of keys"
+    if kind == "tuple_type":
+        return f"found {_short(value)}, expected a list"
     if kind == "value_error":
         reason = str(context["error"])
         if isinstance(value, str) and reason.startswith("expected "):

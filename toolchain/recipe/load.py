@@ -67,6 +67,8 @@ def _note_lines(node: yaml.Node | None, where: Where, lines: dict[Where, int], p
     """Fill `lines` for every key below `node`; refuse duplicate keys, which YAML would silently merge."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise RecipeError(f"{path}:{key.start_mark.line + 1}: a key must be a word, found a list or a mapping")
             here = (*where, key.value)
             if here in lines:
                 raise RecipeError(f"{path}:{key.start_mark.line + 1}: {'.'.join(map(str, here))}: the key stands twice "

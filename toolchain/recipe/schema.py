@@ -129,7 +129,7 @@ __all__ = [
 class Recipe(Section):
     """One YAML file: everything a build depends on, in pipeline order."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="names the default output folder")
+    name: str = Field(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="names the output folder")
     seed: int = Field(0, ge=0, lt=2**31)
     data: Data = Digits(source="digits")
     model: Model

@@ -13,6 +13,7 @@ from toolchain.report.limits import fp32_reference, fp32_weight_bytes, top1_drop
 from toolchain.report.schema import EngineResult, Gap, Latency, Report, Speedup, StageResult, Transfer
 
 NOTHING = "–"
+FAR_APART = 90.0  # percent: below this, equal top-1 figures do not mean equal networks
 PER_ENGINE = re.compile(rf"_(?:{'|'.join(PRECISIONS)})\..+$")
 RUNTIME_NAMES = {"onnxruntime": "ONNX Runtime", "tensorrt_rtx": "TensorRT for RTX", "tensorrt": "TensorRT",
                  "openvino": "OpenVINO"}
@@ -168,7 +169,11 @@ def _accuracy_words(engine: EngineResult, report: Report) -> str:
     if reference is None or drop is None:
         return f"top-1 {percent(engine.top1_percent)} %"
     both = f"{percent(engine.top1_percent)} % against {percent(reference.top1_percent)} %"
-    return f"top-1 {both} ({signed(-drop)} points{_certainty(engine, reference)})"
+    agreement = engine.agreement_percent
+    apart = ""
+    if agreement is not None and agreement < FAR_APART:
+        apart = f", but the same answer on only {percent(agreement)} % of images"
+    return f"top-1 {both} ({signed(-drop)} points{_certainty(engine, reference)}){apart}"
 
 
 def headline(report: Report) -> str:
