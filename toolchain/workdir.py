@@ -97,7 +97,7 @@ class WorkDir:
         if self.dry or rank() != 0:
             return target
         with _disk_errors(target):
-            published = _read_json(self.out / "stages.json")
+            published = _read_json(self.out / "published.json")
             if target.exists() and not target.samefile(source):
                 found = sha256_file(target)
                 if name in published and found not in (published[name], sha256_file(source)):
@@ -107,7 +107,7 @@ class WorkDir:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _link(source, target)
                 published[name] = sha256_file(source)
-                write_text(self.out / "stages.json", json.dumps(published, indent=1, sort_keys=True))
+                write_text(self.out / "published.json", json.dumps(published, indent=1, sort_keys=True))
         return target
 
 
