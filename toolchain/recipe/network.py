@@ -1,4 +1,4 @@
-"""The sections of the PyTorch side: model, train, distill, prune."""
+"""The sections of the PyTorch side: model, train, prune."""
 
 from __future__ import annotations
 
@@ -81,6 +81,8 @@ class Train(Section):
     optimizer: Optimizer = Sgd(method="sgd")
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
     label_smoothing: Fraction = 0.0
+    label_smoothing_mode: Literal["uniform", "off_target"] = Field(
+        "uniform", description="uniform: the share is spread over all classes; off_target: over the wrong ones only")
     clip_norm: float | None = Field(5.0, gt=0, description="largest gradient norm; null: no clipping")
     early_stopping: int | None = Field(None, ge=1, description="stop after this many epochs without a better val top-1")
     mixed_precision: MixedPrecision = Field("auto", description="auto: bf16 where it is native")
@@ -93,42 +95,6 @@ class FineTune(Train):
     epochs: int = Field(4, ge=0)
     optimizer: Optimizer = Sgd(method="sgd", lr=0.01)
     schedule: Literal["one_cycle", "cosine", "constant"] = "cosine"
-
-
-class TeacherInline(Section):
-    """A teacher trained on this recipe's data."""
-
-    model: TorchModel
-    train: Train = Train()
-
-
-class TeacherRecipe(Section):
-    """A teacher that has its own recipe (its data, model and train sections are used)."""
-
-    recipe: str = Field(description="path of the teacher's recipe, relative to this one")
-
-
-def _teacher_kind(value: Any) -> str:
-    keys = value if isinstance(value, dict) else vars(value) if isinstance(value, BaseModel) else {}
-    return "_recipe" if "recipe" in keys else "_inline"
-
-
-Teacher = Annotated[
-    Union[Annotated[TeacherInline, Tag("_inline")], Annotated[TeacherRecipe, Tag("_recipe")]],
-    Discriminator(_teacher_kind)]
-
-
-class SoftTargets(Section):
-    """Hinton, Vinyals, Dean 2015: ce_weight * CE + kd_weight * T^2 * KL(teacher || student)."""
-
-    method: Literal["soft_targets"]
-    teacher: Teacher
-    temperature: float = Field(4.0, gt=0)
-    ce_weight: float = Field(0.1, ge=0)
-    kd_weight: float = Field(0.9, ge=0)
-
-
-Distill = SoftTargets  # becomes a union, discriminated by `method`, with the second method
 
 
 class Channels(Section):
