@@ -12,8 +12,9 @@ from train_data import SIZE, small_net, squares
 
 from toolchain.checkpoint import best_epoch
 from toolchain.errors import DigestMismatch, TrainError
+from toolchain.optimizer import autocast_options, learning_rate_factor, make_optimizer
 from toolchain.recipe.schema import AdamW, Sgd, Train
-from toolchain.train import autocast_options, evaluate, fit, label_loss, learning_rate_factor, make_optimizer
+from toolchain.train import Step, cross_entropy, evaluate, fit, label_loss
 
 CFG = Train(epochs=4, batch_size=16, optimizer=Sgd(method="sgd", lr=0.05), mixed_precision="no")
 
@@ -29,12 +30,12 @@ def net(**kwargs) -> nn.Sequential:
 
 def interrupt_after(epochs: int, steps: int = 6):
     """label_loss that raises in the second step of the epoch that follows `epochs` whole ones."""
-    plain, calls = label_loss(0.0), iter(range(10**6))
+    plain, calls = label_loss(CFG), iter(range(10**6))
 
-    def loss(model, batch):
+    def loss(model, batch, progress):
         if next(calls) == epochs * steps + 1:
             raise Interrupted
-        return plain(model, batch)
+        return plain(model, batch, progress)
 
     return loss
 
@@ -153,11 +154,11 @@ def test_a_missing_tensor_file_is_named(tmp_path):
 
 
 def test_a_loss_that_is_not_a_number_names_epoch_step_and_remedy(tmp_path):
-    plain, calls = label_loss(0.0), iter(range(100))
+    plain, calls = label_loss(CFG), iter(range(100))
 
-    def loss(model, batch):
-        value, logits = plain(model, batch)
-        return (value * math.nan if next(calls) == 6 + 2 else value), logits
+    def loss(model, batch, progress):
+        step = plain(model, batch, progress)
+        return step._replace(loss=step.loss * math.nan) if next(calls) == 6 + 2 else step
 
     with pytest.raises(TrainError, match=r"loss is nan at epoch 2, step 3 .*smaller optimizer.lr \(now 0.05\)"):
         run(tmp_path, loss=loss)
@@ -172,15 +173,65 @@ def test_a_model_with_other_classes_is_refused_before_training(tmp_path):
 
 def test_a_last_batch_of_one_image_does_not_reach_batchnorm(tmp_path):
     seen = []
-    plain = label_loss(0.0)
+    plain = label_loss(CFG)
 
-    def loss(model, batch):
+    def loss(model, batch, progress):
         seen.append(len(batch.labels))
-        return plain(model, batch)
+        return plain(model, batch, progress)
 
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
     fit(model, squares(33), CFG.model_copy(update={"epochs": 1}), folder=tmp_path, seed=0, loss=loss)
     assert seen == [16, 16]
+
+
+class Scaled(nn.Module):
+    """A loss with a weight and a count of its own: what a method trains beside the student."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Linear(3, 3)
+        self.register_buffer("steps", torch.zeros(()))
+        self.progress: list[tuple[int, int]] = []
+
+    def forward(self, model, batch, progress):
+        self.steps += 1
+        self.progress.append(tuple(progress))
+        logits = self.scale(model(batch.images).float())
+        return Step(nn.functional.cross_entropy(logits, batch.labels), logits, {"epoch": progress.epoch, "two": 2.0})
+
+
+def own_loss(calls_left: int = 10**6):
+    torch.manual_seed(11)
+    loss = Scaled()
+
+    def count(*_):
+        nonlocal calls_left
+        calls_left -= 1
+        if calls_left < 0:
+            raise Interrupted
+
+    loss.register_forward_pre_hook(count)
+    return loss
+
+
+def test_a_loss_with_weights_is_trained_beside_the_model_and_told_the_epoch(tmp_path):
+    loss = own_loss()
+    before = loss.scale.weight.detach().clone()
+    model = net()
+    history = fit(model, squares(), CFG, folder=tmp_path, seed=3, loss=loss)
+    assert not torch.equal(loss.scale.weight, before)
+    assert loss.steps.item() == 4 * 6
+    assert loss.progress == [(epoch, 4) for epoch in range(4) for _ in range(6)]
+    assert [epoch["parts"] for epoch in history] == [{"epoch": epoch, "two": 2.0} for epoch in range(4)]
+    assert set(model.state_dict()) == set(net().state_dict())
+
+
+def test_a_resumed_run_gives_the_loss_its_weights_and_state_back(tmp_path):
+    whole, loss = run(tmp_path / "whole", loss=(one := own_loss())), own_loss(6 * 2 + 1)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "cut", loss=loss)
+    assert_same(run(tmp_path / "cut", loss=(other := own_loss())), whole)
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
 
 
 def test_no_epochs_leave_the_weights_as_they_were(tmp_path):
@@ -217,7 +268,7 @@ def test_sgd_takes_the_nesterov_step_worked_by_hand():
 
 def test_label_smoothing_spreads_its_share_over_all_classes():
     logits = torch.tensor([[0.0, math.log(3.0)]])  # probabilities 1/4, 3/4
-    value, _ = label_loss(0.2)(lambda images: logits, type("B", (), {"images": None, "labels": torch.tensor([1])}))
+    value = cross_entropy(logits, torch.tensor([1]), Train(label_smoothing=0.2))
     assert value.item() == pytest.approx(-(0.9 * math.log(0.75) + 0.1 * math.log(0.25)))
 
 

@@ -18,12 +18,12 @@ def main(folder: Path) -> None:
     """Two epochs; the indices of the first one, the digest of the final weights and whether this rank wrote."""
     indices: list[int] = []
     wrote: list[str] = []
-    plain, write = train.label_loss(0.0), checkpoint.write_bytes
+    plain, write = train.label_loss(Train()), checkpoint.write_bytes
 
-    def loss(model, batch):
+    def loss(model, batch, progress):
         if len(indices) < 48:
             indices.extend(batch.indices.tolist())
-        return plain(model, batch)
+        return plain(model, batch, progress)
 
     def counted(path: Path, content: bytes) -> None:
         wrote.append(path.name)

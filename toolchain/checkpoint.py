@@ -31,7 +31,7 @@ def save_checkpoint(
     Raises WorkDirError when the folder cannot be written (permission, full disk).
     """
     epoch = len(history)
-    tensors = {f"model.{name}": value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     tensors |= {name: value.detach().cpu().contiguous() for name, value in _optimizer_tensors(model, optimizer)}
     content = save(tensors)
     file = f"epoch_{epoch:04d}.safetensors"
@@ -78,7 +78,7 @@ def restore(folder: Path, model: nn.Module, optimizer: Optimizer | None = None) 
         raise DigestMismatch(f"{file}: SHA-256 differs from the one in {RECORD}, so it is not the file that was "
                              f"written; remove the folder {folder} to train this stage again from its start")
     tensors = load(content)
-    weights = {name[len("model."):]: value for name, value in tensors.items() if name.startswith("model.")}
+    weights = {name: value for name, value in tensors.items() if not name.startswith("optimizer.")}
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

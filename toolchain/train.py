@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -22,16 +22,36 @@ from toolchain import console
 from toolchain.checkpoint import best_epoch, read_history, restore, run_identity, save_checkpoint
 from toolchain.data.loader import Batch, TrainBatches, eval_batches, train_batches
 from toolchain.errors import TrainError
-from toolchain.recipe.schema import AdamW, Sgd, Train
+from toolchain.optimizer import autocast_options, learning_rate_factor, make_optimizer
+from toolchain.recipe.schema import Train
 
 if TYPE_CHECKING:
     from toolchain.data import Dataset, Split
     from toolchain.data.preprocess import Preprocess
 
-Loss = Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]  # (model, batch) -> scalar loss, logits (N, K)
 
-WARM_UP = 0.3  # share of the steps in which one_cycle's learning rate rises (Smith, Topin 2017, arXiv:1708.07120)
-START_FACTOR, END_FACTOR = 1 / 25, 1e-4  # one_cycle's first and last learning rate, relative to `lr`
+class Progress(NamedTuple):
+    """Where a training run stands: `epoch` counts from 0."""
+
+    epoch: int
+    epochs: int
+
+
+class Step(NamedTuple):
+    """What a loss says of one batch.
+
+    loss: () to minimise. logits: (N, K), at least float32. parts: scalars whose mean over the epoch is kept in the
+    history; one epoch always has the same ones.
+    """
+
+    loss: Tensor
+    logits: Tensor
+    parts: Mapping[str, Tensor | float] = {}
+
+
+# One that is an nn.Module is trained beside the model: its parameters are in the optimizer, its state in checkpoints.
+Loss = Callable[[nn.Module, Batch, Progress], Step]
+
 LOOK_EVERY = 10  # steps between readings of the loss: each reading waits for the device
 
 
@@ -42,25 +62,27 @@ def fit(
     """Train `model` in place on `dataset.train`, judging it on `dataset.val` after each epoch.
 
     Writes a checkpoint per epoch into folder/checkpoints (rank 0 only) and goes on from one left by an interrupted run
-    of the same model, data, cfg and seed. `cfg.batch_size` counts the images per process. loss: `label_loss` if None.
+    of the same model, data, cfg and seed. `cfg.batch_size` counts the images per process. loss: `label_loss` if None;
+    one that is an nn.Module is trained too, and left behind at the end.
     Ends with the best epoch's weights when `cfg.early_stopping` is set, else with the last epoch's, on the CPU.
     Returns: per epoch `epoch` (from 1), `lr` (of its last step), `train_loss`, `train_top1`, `val_loss`, `val_top1`
-    (percent) and `seconds`. Raises TrainError (loss not finite, class counts that differ), DigestMismatch
-    (a checkpoint was changed), WorkDirError (it cannot be written).
+    (percent), the loss's `parts`, and `seconds`. Raises TrainError (loss not finite, class counts that differ),
+    DigestMismatch (a checkpoint was changed), WorkDirError (it cannot be written).
     """
     accelerator = Accelerator(mixed_precision="no")  # ours is torch.autocast below: accelerate's would patch forward
     if not accelerator.is_main_process:
         console.set_quiet(True)
-    loss = loss or label_loss(cfg.label_smoothing)
+    loss = loss or label_loss(cfg)
     checkpoints = folder / "checkpoints"
-    identity = run_identity(model, _facts(dataset, cfg, seed, accelerator.num_processes))
+    trained = nn.ModuleDict({"model": model, "loss": loss} if isinstance(loss, nn.Module) else {"model": model})
+    identity = run_identity(trained, _facts(dataset, cfg, seed, accelerator.num_processes))
     device = accelerator.device
-    _to(model, device, cfg.channels_last)
+    _to(trained, device, cfg.channels_last)
     check_classes(model, dataset)
-    optimizer = make_optimizer(model, cfg.optimizer)
+    optimizer = make_optimizer(trained, cfg.optimizer)
     history = read_history(checkpoints, identity) or []
     if history:
-        restore(checkpoints, model, optimizer)
+        restore(checkpoints, trained, optimizer)
         console.log(f"  {title}: resumed after epoch {len(history)} of {cfg.epochs}")
     replica = accelerator.prepare_model(model) if cfg.epochs else model
     autocast = torch.autocast(device.type, **autocast_options(cfg.mixed_precision, device))
@@ -78,8 +100,10 @@ def fit(
                 break
             start = time.perf_counter()
             torch.manual_seed((seed * 1_000_003 + epoch) * 1024 + accelerator.process_index)  # dropout
-            replica.train()
+            trained.train()
+            progress = Progress(epoch, cfg.epochs)
             totals = torch.zeros(3, dtype=torch.float64, device=device)  # loss x images, correct, images
+            parts: dict[str, Tensor] = {}  # x images
             pending: list[Tensor] = []
             for step, batch in enumerate(batches(epoch)):
                 factor = learning_rate_factor(cfg.schedule, epoch * steps + step, cfg.epochs * steps)
@@ -88,40 +112,45 @@ def fit(
                     group["lr"] = lr
                 batch = _on(batch, device, cfg.channels_last)
                 with autocast:
-                    value, logits = loss(replica, batch)
+                    value, logits, said = loss(replica, batch, progress)
                 optimizer.zero_grad(set_to_none=True)
                 scaler.scale(value).backward()
+                _share_gradients(trained, accelerator)
                 if cfg.clip_norm is not None:
                     scaler.unscale_(optimizer)
-                    nn.utils.clip_grad_norm_(model.parameters(), cfg.clip_norm)
+                    for part in (model, *trained["loss"].children()) if "loss" in trained else (model,):
+                        nn.utils.clip_grad_norm_(part.parameters(), cfg.clip_norm)
                 scaler.step(optimizer)
                 scaler.update()
                 images = len(batch.labels)
                 totals += torch.stack([value.detach().double() * images, _correct(logits, batch.labels),
                                        totals.new_tensor(images)])
+                for name, part in said.items():
+                    parts[name] = parts.get(name, totals.new_zeros(())) + images * torch.as_tensor(part).detach()
                 pending.append(value.detach())
                 if len(pending) == LOOK_EVERY or step + 1 == steps:
                     seen = torch.stack(pending).tolist()
                     _check_finite(seen, title, epoch, step, lr, cfg)
                     bar.advance(len(pending), epoch=f"{epoch + 1}/{cfg.epochs}", loss=seen[-1], lr=lr)
                     pending.clear()
-            _share_buffers(model, accelerator)
-            total = accelerator.reduce(totals, "sum").tolist()
+            _share_buffers(trained, accelerator)
+            total = accelerator.reduce(torch.stack([*totals, *parts.values()]), "sum").tolist()
             val_loss, val_top1 = _judge(model, dataset.val, dataset.preprocess, cfg, device, autocast, accelerator)
             _check_finite([val_loss], f"{title}, val", epoch, steps - 1, lr, cfg)
             history.append({"epoch": epoch + 1, "lr": lr, "train_loss": total[0] / total[2],
                             "train_top1": 100 * total[1] / total[2], "val_loss": val_loss, "val_top1": val_top1,
+                            "parts": {name: part / total[2] for name, part in zip(parts, total[3:], strict=True)},
                             "seconds": round(time.perf_counter() - start, 3)})
             if accelerator.is_main_process:
-                save_checkpoint(checkpoints, identity, model, optimizer, history)
+                save_checkpoint(checkpoints, identity, trained, optimizer, history)
             accelerator.wait_for_everyone()
             console.log(f"  {title}: epoch {epoch + 1}/{cfg.epochs}  loss {total[0] / total[2]:.4f}  "
                         f"val top-1 {val_top1:.2f} %  {history[-1]['seconds']:.1f} s")
     if cfg.early_stopping and history and best_epoch(history) != len(history):
-        restore(checkpoints, model)
-    model.zero_grad(set_to_none=True)
-    _to(model, torch.device("cpu"), channels_last=False)
-    model.eval()
+        restore(checkpoints, trained)
+    trained.zero_grad(set_to_none=True)
+    _to(trained, torch.device("cpu"), channels_last=False)
+    trained.eval()
     return history
 
 
@@ -138,44 +167,25 @@ def evaluate(model: nn.Module, split: Split, preprocess: Preprocess, batch_size:
     return 100 * correct / len(split)
 
 
-def label_loss(label_smoothing: float = 0.0) -> Loss:
-    """Mean cross-entropy with the labels; a share of the target is spread over all classes (Szegedy et al. 2016)."""
-    def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+def label_loss(cfg: Train) -> Loss:
+    """Mean cross-entropy with the labels, smoothed as `cfg` says."""
+    def loss(model: nn.Module, batch: Batch, progress: Progress) -> Step:
         logits = model(batch.images).float()
-        return F.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing), logits
+        return Step(cross_entropy(logits, batch.labels, cfg), logits)
 
     return loss
 
 
-def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
-    """Share of `lr` used in `step` (from 0) of `steps`: one_cycle, cosine or constant."""
-    if schedule == "constant":
-        return 1.0
-    if schedule == "cosine":
-        return _cosine(1.0, 0.0, step / steps)
-    peak = WARM_UP * steps
-    if step < peak:
-        return _cosine(START_FACTOR, 1.0, step / peak)
-    return _cosine(1.0, START_FACTOR * END_FACTOR, (step - peak) / max(1.0, steps - 1 - peak))
+def cross_entropy(logits: Tensor, labels: Tensor, cfg: Train) -> Tensor:
+    """Mean cross-entropy in nats; a share of the target is spread over the classes (Szegedy et al. 2016).
 
-
-def make_optimizer(model: nn.Module, cfg: Sgd | AdamW) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, or AdamW, over the parameters that want a gradient."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if isinstance(cfg, AdamW):
-        return torch.optim.AdamW(parameters, lr=cfg.lr, weight_decay=cfg.weight_decay)
-    return torch.optim.SGD(parameters, lr=cfg.lr, momentum=cfg.momentum, weight_decay=cfg.weight_decay,
-                           nesterov=cfg.momentum > 0)
-
-
-def autocast_options(mixed_precision: str, device: torch.device) -> dict[str, Any]:
-    """torch.autocast's `enabled` and `dtype`; "auto" is bf16 where the hardware multiplies in it, else off."""
-    if mixed_precision == "auto":
-        native = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _cpu_has_bf16()
-        mixed_precision = "bf16" if native else "no"
-    if mixed_precision == "no":
-        return {"enabled": False}
-    return {"enabled": True, "dtype": torch.float16 if mixed_precision == "fp16" else torch.bfloat16}
+    logits: (N, K). labels: int64 (N,). cfg.label_smoothing: the share; over all K classes (uniform), or over the K - 1
+    wrong ones (off_target), which equals a uniform share that is K / (K - 1) times as large. Returns ().
+    """
+    share, classes = cfg.label_smoothing, logits.shape[1]
+    if cfg.label_smoothing_mode == "off_target" and classes > 1:
+        share *= classes / (classes - 1)
+    return F.cross_entropy(logits, labels, label_smoothing=share)
 
 
 def check_classes(model: nn.Module, dataset: Dataset) -> None:
@@ -227,6 +237,14 @@ def _stopped(history: list[dict[str, Any]], patience: int | None) -> bool:
     return patience is not None and bool(history) and len(history) - best_epoch(history) >= patience
 
 
+def _share_gradients(trained: nn.ModuleDict, accelerator: Accelerator) -> None:
+    """Average the gradients of a loss's own parameters over the ranks; DDP does it for the model's."""
+    if accelerator.num_processes > 1 and "loss" in trained:
+        for parameter in trained["loss"].parameters():
+            if parameter.grad is not None:
+                parameter.grad = accelerator.reduce(parameter.grad, "mean")
+
+
 def _share_buffers(model: nn.Module, accelerator: Accelerator) -> None:
     """Give every rank the BatchNorm statistics of rank 0, whose model is the one that is saved."""
     if accelerator.num_processes > 1:
@@ -252,12 +270,3 @@ def _on(batch: Batch, device: torch.device, channels_last: bool) -> Batch:
 
 def _correct(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.argmax(dim=1) == labels).sum().double()
-
-
-def _cosine(start: float, end: float, share: float) -> float:
-    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
-
-
-def _cpu_has_bf16() -> bool:
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -106,12 +106,12 @@ def test_the_returned_weights_and_ranges_reproduce_the_accuracy_that_was_reporte
 
 def test_an_interrupted_qat_resumes_to_the_same_weights(tmp_path):
     whole, *_ = qat(net(), squares(), CFG, AMAX, folder=tmp_path / "whole", seed=0)
-    plain, calls = label_loss(0.0), iter(range(100))
+    plain, calls = label_loss(CFG.train), iter(range(100))
 
-    def loss(model, batch):
+    def loss(model, batch, progress):
         if next(calls) == 8:  # in the second epoch of six steps
             raise KeyboardInterrupt
-        return plain(model, batch)
+        return plain(model, batch, progress)
 
     with pytest.raises(KeyboardInterrupt):
         qat(net(), squares(), CFG, AMAX, folder=tmp_path / "cut", seed=0, loss=loss)
