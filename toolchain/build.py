@@ -10,7 +10,7 @@ from toolchain.recipe.load import resolved_yaml
 from toolchain.recipe.schema import OnnxModel, Qat, Recipe
 from toolchain.steps.graphs import calibrated, converted, exported, imported
 from toolchain.steps.job import open_job
-from toolchain.steps.student import fine_tuned_quantized, float_student
+from toolchain.steps.student import fine_tuned_quantized, float_student, teacher
 from toolchain.steps.target import built, choose_engines, measured
 from toolchain.workdir import Stage, WorkDir, rank
 
@@ -36,7 +36,10 @@ def build(
     if isinstance(recipe.model, OnnxModel):
         onnx = imported(job)
     else:
-        student = float_student(job)
+        taught_by = teacher(job)
+        student = float_student(job, taught_by)
+        for file in ("model.safetensors", "architecture.json"):
+            work.publish(student.folder / file, f"student/{file}")
         onnx = exported("export", job, student)
     ranges = calibrated("calibrate", job, onnx)
     int8_onnx, int8_ranges = onnx, ranges

@@ -95,7 +95,12 @@ def best_epoch(history: list[dict[str, Any]]) -> int:
 
 def run_identity(model: nn.Module, facts: dict[str, Any]) -> str:
     """SHA-256 of the starting weights and of `facts` (JSON-able): a checkpoint of another identity is not resumed."""
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    return hashlib.sha256((json.dumps(facts, sort_keys=True) + state_sha256(model)).encode()).hexdigest()
+
+
+def state_sha256(model: nn.Module) -> str:
+    """SHA-256 over every parameter and buffer of `model`, with its name, shape and dtype."""
+    digest = hashlib.sha256()
     for name, value in model.state_dict().items():
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

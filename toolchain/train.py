@@ -112,7 +112,7 @@ def fit(
                     group["lr"] = lr
                 batch = _on(batch, device, cfg.channels_last)
                 with autocast:
-                    value, logits, said = loss(replica, batch, progress)
+                    value, logits, step_says = loss(replica, batch, progress)
                 optimizer.zero_grad(set_to_none=True)
                 scaler.scale(value).backward()
                 _share_gradients(trained, accelerator)
@@ -125,8 +125,8 @@ def fit(
                 images = len(batch.labels)
                 totals += torch.stack([value.detach().double() * images, _correct(logits, batch.labels),
                                        totals.new_tensor(images)])
-                for name, part in said.items():
-                    parts[name] = parts.get(name, totals.new_zeros(())) + images * torch.as_tensor(part).detach()
+                for name, said in step_says.items():
+                    parts[name] = parts.get(name, totals.new_zeros(())) + images * torch.as_tensor(said).detach()
                 pending.append(value.detach())
                 if len(pending) == LOOK_EVERY or step + 1 == steps:
                     seen = torch.stack(pending).tolist()

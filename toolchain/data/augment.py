@@ -47,3 +47,8 @@ def augmented(
     result = np.ascontiguousarray(cropped)
     result[mirror] = result[mirror][:, :, ::-1]
     return result
+
+
+def is_fixed_view(augment: Augment) -> bool:
+    """Whether every epoch shows a training image with the same pixels."""
+    return not augment.crop_padding and not augment.flip and getattr(augment, "jitter", None) is None

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from toolchain.data import Dataset
 
 TRAINING_PACKAGES = ("torch", "accelerate")
-TRAINING_ROOMS = ("train.py", "optimizer.py", "checkpoint.py", "models", "data")  # whose code decides what a training run gives
+# whose code decides what a training run gives
+TRAINING_ROOMS = ("train.py", "optimizer.py", "checkpoint.py", "models", "data")
 PROBE_IMAGES = 16  # real images (probe.npy) on which each ONNX file is compared with the one it was made from
 ONNX_PACKAGES = ("onnx", "onnx-ir", "onnxscript")
 

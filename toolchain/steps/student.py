@@ -1,18 +1,20 @@
-"""The PyTorch side of a build: teacher, training or distillation, pruning, QAT."""
+"""The PyTorch side of a build: training or distillation, pruning, QAT."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolchain.errors import RecipeError
 from toolchain.files import sha256_file, write_text
-from toolchain.recipe.load import load_recipe, locate
-from toolchain.recipe.schema import OnnxModel, Qat, TeacherRecipe, TorchModel, Train
-from toolchain.steps.job import TRAINING_PACKAGES, TRAINING_ROOMS, Job, open_job, plain
+from toolchain.recipe.load import locate
+from toolchain.recipe.schema import Mutual, Qat, TorchModel, Train
+from toolchain.steps.job import TRAINING_PACKAGES, TRAINING_ROOMS, Job, plain
+from toolchain.steps.teaching import Teacher, check_lesson, lesson, teacher_of
 from toolchain.workdir import Stage, rank
 
 if TYPE_CHECKING:
@@ -20,26 +22,31 @@ if TYPE_CHECKING:
 
     from toolchain.data import Dataset
 
-LossFor = Callable[[Train], Any]
+# (network, training section, folder) -> the loss of that run, for as long as it lasts; None: fit's own, from the labels
+Lesson = Callable[["nn.Module", Train, Path], AbstractContextManager[Any]]
 
 
-def float_student(job: Job) -> Stage:
+def teacher(job: Job) -> Teacher | None:
+    """The teacher of job.recipe.distill, trained or taken from a file; None where no method needs one."""
+    def train(name: str, own: Job, model: TorchModel, cfg: Train) -> Stage:
+        return _train(name, own, model, cfg, _from_labels, before=lambda: check_lesson(job, model))
+
+    return teacher_of(job, train)
+
+
+def float_student(job: Job, teacher: Teacher | None) -> Stage:
     """The float student: trained or distilled, then pruned if the recipe says so."""
-    recipe = job.recipe
+    recipe, distill = job.recipe, job.recipe.distill
     assert isinstance(recipe.model, TorchModel)
-    if recipe.distill is None:
-        return _prune(job, _train("train", job, recipe.model, recipe.train), [], _label_loss)
-    teacher = _teacher(job)
-    distill = recipe.distill
-
-    def loss(cfg: Train) -> Any:
-        from toolchain.distill import distillation_loss
-        from toolchain.models.store import load_model
-
-        return distillation_loss(distill, load_model(teacher.folder), cfg.label_smoothing)
-
-    student = _train("train", job, recipe.model, recipe.train, [teacher], [plain(distill, "teacher")], loss)
-    return _prune(job, student, [teacher], loss)
+    if distill is None:
+        return _prune(job, _train("train", job, recipe.model, recipe.train, _from_labels), _from_labels)
+    taught = partial(lesson, job, teacher)
+    inputs = [teacher.stage, teacher.data] if teacher else []
+    section = [plain(distill, "teacher", "teacher_cache_mb"), [teacher.mean, teacher.std] if teacher else None]
+    student = _train("train", job, recipe.model, recipe.train, taught, inputs, section)
+    if isinstance(distill, Mutual):  # the peers are as wide as the student was, so a pruned one learns from the labels
+        return _prune(job, student, _from_labels)
+    return _prune(job, student, taught, inputs, section)
 
 
 def fine_tuned_quantized(job: Job, student: Stage, float_onnx: Stage, ranges: Stage) -> Stage:
@@ -69,29 +76,13 @@ def fine_tuned_quantized(job: Job, student: Stage, float_onnx: Stage, ranges: St
         distributed=True)
 
 
-def _label_loss(cfg: Train) -> Any:
-    return None  # fit's own: cross-entropy with cfg.label_smoothing
-
-
-def _teacher(job: Job) -> Stage:
-    """The teacher network: given inline, or the unpruned student that its own recipe describes."""
-    assert job.recipe.distill is not None
-    teacher = job.recipe.distill.teacher
-    if not isinstance(teacher, TeacherRecipe):
-        return _train("teacher", job, teacher.model, teacher.train)
-    path = locate(teacher.recipe, job.base, "distill.teacher.recipe")
-    own = load_recipe(path)
-    if isinstance(own.model, OnnxModel):
-        raise RecipeError(f"{path}: a teacher needs model.arch, found model.onnx; choose a recipe with model.arch")
-    if own.distill is not None:
-        raise RecipeError(f"{path}: a distilled network cannot teach; remove its distill section")
-    own_job = open_job(own, job.work, path.parent, job.roots, job.imports, "teacher_data")
-    return _train("teacher", own_job, own.model, own.train)
+def _from_labels(network: nn.Module, cfg: Train, folder: Path) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 def _train(
-    name: str, job: Job, model: TorchModel, cfg: Train, teachers: Sequence[Stage] = (), section: Sequence[Any] = (),
-    loss: LossFor = _label_loss,
+    name: str, job: Job, model: TorchModel, cfg: Train, taught: Lesson, teachers: Sequence[Stage] = (),
+    section: Sequence[Any] = (), before: Callable[[], None] = lambda: None,
 ) -> Stage:
     seed, digests = job.recipe.seed, [sha256_file(path) for path in job.imports]
     if model.weights and model.weights != "torchvision":
@@ -105,10 +96,12 @@ def _train(
         from toolchain.models import create_model
         from toolchain.models.store import save_model
 
+        before()
         torch.manual_seed(seed)
         classes = len(job.dataset().classes)
         network = create_model(model, classes, job.recipe.data.image_size)
-        summary = _fit(network, job.dataset(), cfg, folder, seed, loss(cfg), name)
+        with taught(network, cfg, folder) as loss:
+            summary = _fit(network, job.dataset(), cfg, folder, seed, loss, name)
         if rank() == 0:
             built = model.model_copy(update={"weights": None}).model_dump(mode="json")
             save_model(folder, network, {"model": built, "num_classes": classes, "pruned": None, "folded": False})
@@ -121,7 +114,9 @@ def _train(
         packages=["torchvision", *TRAINING_PACKAGES], distributed=True)
 
 
-def _prune(job: Job, student: Stage, teachers: Sequence[Stage], loss: LossFor) -> Stage:
+def _prune(
+    job: Job, student: Stage, taught: Lesson, teachers: Sequence[Stage] = (), section: Sequence[Any] = ()
+) -> Stage:
     cfg, size, seed = job.recipe.prune, job.recipe.data.image_size, job.recipe.seed + 1
     if cfg is None:
         return student
@@ -132,14 +127,14 @@ def _prune(job: Job, student: Stage, teachers: Sequence[Stage], loss: LossFor) -
 
         model, history = prune(load_model(student.folder), cfg, size)
         tune = cfg.finetune
-        summary = _fit(model, job.dataset(), tune, folder, seed, loss(tune), "prune: fine-tune")
+        with taught(model, tune, folder) as loss:
+            summary = _fit(model, job.dataset(), tune, folder, seed, loss, "prune: fine-tune")
         if rank() == 0:
             save_model(folder, model, {**load_architecture(student.folder), "pruned": history})
         return summary
 
-    distill = [plain(job.recipe.distill, "teacher")] if job.recipe.distill else []
     return job.work.stage(
-        "prune", make, section=[plain(cfg), seed, size, distill], inputs=[student, job.data, *teachers],
+        "prune", make, section=[plain(cfg), seed, size, section], inputs=[student, job.data, *teachers],
         rooms=["prune", "distill", *TRAINING_ROOMS], packages=["torch-pruning", *TRAINING_PACKAGES],
         distributed=True)
 
