@@ -1,39 +1,11 @@
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
-from toolchain.distill import DISTILL, distillation_loss
-from toolchain.distill.soft_targets import soft_target_loss
-from toolchain.errors import TrainError
-from toolchain.recipe.schema import SoftTargets
-
-TEACHER = {"model": {"arch": "vgg11"}}
-
-
-class Fixed(nn.Module):
-    """Gives the same logits for every image, and remembers whether it ran in train mode."""
-
-    def __init__(self, logits: list[float]) -> None:
-        super().__init__()
-        self.logits = nn.Parameter(torch.tensor(logits))
-        self.ran_in_train_mode = False
-
-    def forward(self, images):
-        self.ran_in_train_mode |= self.training
-        return self.logits.expand(len(images), -1)
-
-
-def batch(labels: list[int]) -> SimpleNamespace:
-    return SimpleNamespace(images=torch.zeros(len(labels), 3, 2, 2), labels=torch.tensor(labels))
-
-
-def section(**values: float) -> SoftTargets:
-    return SoftTargets(method="soft_targets", teacher=TEACHER, **values)
+from toolchain.distill.divergence import soft_target_loss
 
 
 def test_soft_target_loss_equals_kl_worked_by_hand():
@@ -95,31 +67,3 @@ def test_half_precision_logits_are_computed_in_float32():
         loss = soft_target_loss(student, teacher, temperature=1.0)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_the_weights_join_the_label_loss_and_the_soft_one():
-    student, teacher = Fixed([0.0, 0.0]), Fixed([math.log(3.0), 0.0])
-    loss = distillation_loss(section(temperature=1.0, ce_weight=2.0, kd_weight=3.0), teacher)
-    value, logits = loss(student, batch([0, 1]))
-    kl = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
-    assert value.item() == pytest.approx(2 * math.log(2) + 3 * kl)
-    assert logits.shape == (2, 2)
-
-
-def test_the_teacher_runs_in_eval_mode_and_gets_no_gradient():
-    student, teacher = Fixed([0.0, 0.0]), Fixed([1.0, 0.0]).train()
-    value, _ = distillation_loss(section(), teacher)(student, batch([0]))
-    value.backward()
-    assert not teacher.ran_in_train_mode
-    assert teacher.logits.grad is None
-    assert student.logits.grad is not None
-
-
-def test_a_teacher_with_other_classes_is_refused():
-    loss = distillation_loss(section(), Fixed([0.0, 0.0, 0.0]))
-    with pytest.raises(TrainError, match="distill.teacher: it has 3 classes, the student has 2"):
-        loss(Fixed([0.0, 0.0]), batch([0]))
-
-
-def test_every_method_of_the_recipe_has_a_loss():
-    assert set(DISTILL) == {SoftTargets.model_fields["method"].annotation.__args__[0]}
