@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from toolchain.distill.divergence import at_least_float32
 from toolchain.errors import TrainError, nearest
 
 PENULTIMATE = "penultimate"  # not a layer: what the last Conv2d or Linear sees, averaged over its positions
@@ -139,11 +140,6 @@ def needs_features(teacher: nn.Module | None, method: str) -> nn.Module:
                          "a teacher with model, recipe or checkpoint, or the method soft_targets, dkd or "
                          "function_matching")
     return teacher
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """`tensor` in float32 where it is in half precision."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def _keep_output(seen: dict[str, tuple[Tensor, int]], name: str, module: nn.Module, args: Any, output: Any) -> None:
