@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from toolchain.recipe.load import resolved_yaml
 from toolchain.recipe.schema import OnnxModel, Qat, Recipe
+from toolchain.steps.fidelity import taught
 from toolchain.steps.graphs import calibrated, converted, exported, imported
 from toolchain.steps.job import open_job
 from toolchain.steps.student import fine_tuned_quantized, float_student, teacher
@@ -54,6 +55,11 @@ def build(
         model = converted(job, engine, int8_onnx if int8 else onnx, int8_ranges if int8 else None)
         stages[name] = built(job, name, engine, model)
     measurement = measured(job, engines, stages)
+    if recipe.measure.fidelity:
+        assert taught_by is not None
+        comparison = taught(job, engines, stages, student, taught_by)
+        if (sheet := comparison.folder / "gradcam.png").is_file():
+            work.publish(sheet, "gradcam.png")
     if work.dry or rank() != 0:
         return None
     from toolchain.steps.result import reported

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Union
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from toolchain.recipe.fidelity import Fidelity
 from toolchain.recipe.network import FineTune, MixedPrecision, Optimizer, Sgd
 from toolchain.recipe.section import Section, method_name
 
@@ -180,6 +181,7 @@ class Measure(Section):
     runs_per_round: int = Field(20, ge=1, le=100_000, description="timed runs of one engine in one round")
     throughput_batches: tuple[BatchSize, ...] = (1, 8, 32)
     accuracy_batch: BatchSize = 64
+    fidelity: Fidelity | None = Field(None, description="also compare the engines with the teacher")
 
 
 class Holds(Section):

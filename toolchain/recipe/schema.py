@@ -64,6 +64,7 @@ from toolchain.recipe.distill import (
     TeacherOnnx,
     TeacherRecipe,
 )
+from toolchain.recipe.fidelity import Fidelity, FrozenJitter
 from toolchain.recipe.network import (
     ARCHITECTURES,
     AdamW,
@@ -103,9 +104,11 @@ __all__ = [
     "Engine",
     "EntropyCalibrator",
     "Export",
+    "Fidelity",
     "FineTune",
     "Folder",
     "Fraction",
+    "FrozenJitter",
     "FunctionMatching",
     "Hints",
     "Holds",
@@ -173,6 +176,19 @@ class Recipe(Section):
             if sections or isinstance(self.quantize, Qat):
                 named = ", ".join(sections + ["quantize: qat"] * isinstance(self.quantize, Qat))
                 raise ValueError(f"model.onnx is a finished network: remove {named}, or use model.arch")
+        return self
+
+    @model_validator(mode="after")
+    def _fidelity_has_one_teacher(self) -> Recipe:
+        fidelity, taught = self.measure.fidelity, getattr(self.distill, "teacher", None) is not None
+        if fidelity and fidelity.teacher is None and not taught:
+            raise ValueError("measure.fidelity compares with a teacher, but this recipe has none: name one in "
+                             "measure.fidelity.teacher, or remove measure.fidelity")
+        if fidelity and fidelity.teacher is not None and taught:
+            raise ValueError("measure.fidelity.teacher: distill.teacher is the one that is compared; remove one of them")
+        if fidelity and isinstance(self.model, OnnxModel):
+            raise ValueError("measure.fidelity compares a student that was trained here with its teacher, but the model is "
+                             "a finished ONNX file: use `toolchain compare`, or model.arch")
         return self
 
     @model_validator(mode="after")

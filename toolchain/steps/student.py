@@ -27,7 +27,7 @@ Lesson = Callable[["nn.Module", Train, Path], AbstractContextManager[Any]]
 
 
 def teacher(job: Job) -> Teacher | None:
-    """The teacher of job.recipe.distill, trained or taken from a file; None where no method needs one."""
+    """The teacher of job.recipe, trained or taken from a file; None where nothing asks for one."""
     def train(name: str, own: Job, model: TorchModel, cfg: Train) -> Stage:
         return _train(name, own, model, cfg, _from_labels, before=lambda: check_lesson(job, model))
 

@@ -62,8 +62,12 @@ def preprocessing(data: Stage) -> Preprocess:
 
 
 def teacher_of(job: Job, train: TrainStage) -> Teacher | None:
-    """The teacher of job.recipe.distill; None for methods without one. Raises RecipeError, DataError, TrainError."""
-    asked = getattr(job.recipe.distill, "teacher", None)
+    """Who teaches the student of job.recipe, or is only compared with it (measure.fidelity.teacher); None: nobody.
+
+    Raises RecipeError, DataError, TrainError, OnnxError.
+    """
+    fidelity = job.recipe.measure.fidelity
+    asked = getattr(job.recipe.distill, "teacher", None) or (fidelity.teacher if fidelity else None)
     if isinstance(asked, TeacherInline):
         return Teacher(train("teacher", job, asked.model, asked.train), job.data)
     if isinstance(asked, TeacherRecipe):
@@ -113,6 +117,8 @@ def check_lesson(job: Job, teacher: TorchModel) -> None:
     from toolchain.models import create_model
 
     data, recipe = job.dataset(), job.recipe
+    if getattr(recipe.distill, "teacher", None) is None:
+        return  # it is only compared
     assert recipe.distill is not None
     untrained = create_model(teacher.model_copy(update={"weights": None}), len(data.classes), recipe.data.image_size)
     setting = Setting(fresh_student(job, recipe.seed), untrained, data, recipe.train, lambda s: fresh_student(job, s))
