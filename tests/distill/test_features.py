@@ -34,11 +34,12 @@ def test_shapes_come_in_the_order_of_execution_and_without_the_batch():
         ("0", (4, 8, 8)), ("1", (4, 8, 8)), ("2", (4, 2, 2)), ("3", (16,)), ("4", (5,)), (PENULTIMATE, (16,))]
 
 
-def test_the_trial_keeps_the_mode_of_every_module_and_the_statistics_of_batchnorm():
-    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2).eval(), nn.Flatten(), nn.Linear(2 * 16, 3))
+def test_the_trial_leaves_modes_statistics_and_inplace_activations_as_they_were():
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2).eval(), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(2 * 16, 3))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     layer_shapes(model, 4)
-    assert [module.training for module in model] == [True, False, True, True]
+    assert [module.training for module in model] == [True, False, True, True, True]
+    assert model[2].inplace
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
@@ -75,7 +76,7 @@ def test_an_unknown_layer_is_refused_with_the_nearest_one():
     shapes = network("resnet18")
     assert check_layer("layer2.0.bn1", shapes, "distill.student_layer") == "layer2.0.bn1"
     assert check_layer(PENULTIMATE, shapes, "distill.student_layer") == PENULTIMATE
-    with pytest.raises(TrainError, match="distill.student_layer: 'layer_2' is not a layer that gives a tensor, did you mean "
+    with pytest.raises(TrainError, match="distill.student_layer: 'layer_2' is not a layer whose output can be read, did you mean "
                                          "'layer2'.*; expected for example layer1, layer2, layer3, layer4, penultimate"):
         check_layer("layer_2", shapes, "distill.student_layer")
 
@@ -97,7 +98,7 @@ class Picks(nn.Module):
 def test_a_module_that_gives_a_tuple_is_no_layer():
     shapes = layer_shapes(Picks(), 2)
     assert list(shapes) == ["fc", PENULTIMATE]
-    with pytest.raises(TrainError, match="'pair' is not a layer that gives a tensor"):
+    with pytest.raises(TrainError, match="'pair' is not a layer whose output can be read"):
         check_layer("pair", shapes, "distill.student_layer")
 
 
@@ -112,6 +113,10 @@ def test_a_layer_before_an_inplace_activation_gives_what_the_activation_has_not_
 
 def test_a_layer_that_the_network_overwrites_itself_is_refused():
     model = nn.Sequential(BasicBlock(3, 3), nn.Flatten(), nn.Linear(3 * 16, 2))  # its forward has `out += identity`
+    shapes = layer_shapes(model, 4)
+    assert "0.bn1" in shapes
+    with pytest.raises(TrainError, match="'0.bn2' is not a layer whose output can be read"):
+        check_layer("0.bn2", shapes, "distill.student_layer")
     with pytest.raises(TrainError, match="overwrites the output of the layer '0.bn2'"):
         watch(model, ["0.bn2"])(model, torch.randn(2, 3, 4, 4))
 

@@ -33,10 +33,8 @@ def watch(model: nn.Module, layers: Sequence[str]) -> Callable[[nn.Module, Tenso
     `run` raises TrainError for a layer that did not run, or whose output the network overwrote.
     """
     if layers:
-        for module in model.modules():
-            if getattr(module, "inplace", False):
-                # An in-place ReLU would overwrite the convolution's or BatchNorm's output that was tapped before it.
-                module.inplace = False  # type: ignore[assignment]
+        # An in-place ReLU would overwrite the convolution's or BatchNorm's output that was tapped before it.
+        _set_inplace([module for module in model.modules() if getattr(module, "inplace", False)], False)
     tapped = {name: model.get_submodule(name) for name in layers if name != PENULTIMATE}
     weighted = [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
 
@@ -62,22 +60,23 @@ def watch(model: nn.Module, layers: Sequence[str]) -> Callable[[nn.Module, Tenso
 def layer_shapes(model: nn.Module, image_size: int) -> dict[str, tuple[int, ...]]:
     """Shape without N of what each named module gives, in the order in which they finish (the last time they run).
 
-    Modules that give no single tensor are left out; PENULTIMATE is the last entry, (D,). Found by two black images
-    of image_size x image_size in eval mode; the mode of every module is as before.
+    Modules that give no single tensor, or whose output the network itself overwrites, are left out; PENULTIMATE is the
+    last entry, (D,). Found by two black images of image_size x image_size in eval mode; `model` is as before.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
     seen: dict[str, tuple[Tensor, int]] = {}
+    last: dict[str, tuple[Tensor, int]] = {}
 
-    def note(name: str, module: nn.Module, args: Any, output: Any) -> None:
-        shapes.pop(name, None)  # so that a module that runs again moves to the end
-        if isinstance(output, Tensor):
-            shapes[name] = tuple(output.shape[1:])
+    def keep_last(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        seen.pop(name, None)  # so that a module that runs again moves to the end
+        _keep_output(seen, name, module, args, output)
 
     modes = {module: module.training for module in model.modules()}
-    hooks = [module.register_forward_hook(partial(note, name)) for name, module in model.named_modules() if name]
-    hooks += [module.register_forward_pre_hook(partial(_keep_input, seen)) for module in modes
+    inplace = [module for module in modes if getattr(module, "inplace", False)]
+    hooks = [module.register_forward_hook(partial(keep_last, name)) for name, module in model.named_modules() if name]
+    hooks += [module.register_forward_pre_hook(partial(_keep_input, last)) for module in modes
               if isinstance(module, (nn.Conv2d, nn.Linear))]
     device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
+    _set_inplace(inplace, False)
     try:
         with torch.no_grad():
             model.eval()(torch.zeros(2, 3, image_size, image_size, device=device))
@@ -86,9 +85,10 @@ def layer_shapes(model: nn.Module, image_size: int) -> dict[str, tuple[int, ...]
             hook.remove()
         for module, training in modes.items():
             module.training = training
-    if PENULTIMATE in seen:
-        last = seen[PENULTIMATE][0]
-        shapes[PENULTIMATE] = tuple(last.shape[1:2] if last.ndim == 4 else last.shape[1:])
+        _set_inplace(inplace, True)
+    shapes = {name: tuple(found.shape[1:]) for name, (found, version) in seen.items() if _version(found) == version}
+    for name, (found, _) in last.items():
+        shapes[name] = tuple(found.shape[1:2] if found.ndim == 4 else found.shape[1:])
     return shapes
 
 
@@ -126,11 +126,11 @@ def matching_stages(student: Shapes, teacher: Shapes) -> list[tuple[str, str]]:
 
 
 def check_layer(name: str, shapes: Shapes, field: str) -> str:
-    """`name`, when it is a layer that gives a tensor; otherwise TrainError with the nearest name."""
+    """`name`, when it is a layer whose output can be read; otherwise TrainError with the nearest name."""
     if name in shapes:
         return name
-    raise TrainError(f"{field}: '{name}' is not a layer that gives a tensor{nearest(name, shapes)}; expected for "
-                     f"example {', '.join([*stages(shapes), PENULTIMATE])}")
+    raise TrainError(f"{field}: '{name}' is not a layer whose output can be read{nearest(name, shapes)}; expected "
+                     f"for example {', '.join([*stages(shapes), PENULTIMATE])}")
 
 
 def needs_features(teacher: nn.Module | None, method: str) -> nn.Module:
@@ -160,6 +160,11 @@ def _unchanged(name: str, seen: Mapping[str, tuple[Tensor, int]]) -> Tensor:
         raise TrainError(f"distill: the network overwrites the output of the layer '{name}' after it ran; name the "
                          "block that holds it, or a layer before it")
     return feature
+
+
+def _set_inplace(activations: Sequence[nn.Module], inplace: bool) -> None:
+    for module in activations:
+        module.inplace = inplace  # type: ignore[assignment]
 
 
 def _version(tensor: Tensor) -> int:
