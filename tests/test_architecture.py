@@ -18,6 +18,7 @@ ALLOWED = {  # room -> further rooms it may import; whatever is not here imports
     "models": {"prune"},
     "export": {"graph"},
     "distill": {"train", "data", "models", "engines"},  # engines: a teacher may be an ONNX file
+    "gradcam": {"data"},
     "measure": {"engines"},
     "report": {"doctor"},
     "engines": {"graph"},

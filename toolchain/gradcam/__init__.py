@@ -1,0 +1,1 @@
+"""Where networks look: Grad-CAM maps, how alike two networks' maps are, and a picture sheet of them."""
