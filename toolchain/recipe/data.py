@@ -9,11 +9,21 @@ from pydantic import Field, field_validator, model_validator
 from toolchain.recipe.section import Section
 
 
+class Jitter(Section):
+    """Random colours (torchvision's ColorJitter), applied in this order; 0 leaves a property as it is."""
+
+    brightness: float = Field(0.4, ge=0, description="factor drawn from [max(0, 1 - b), 1 + b]")
+    contrast: float = Field(0.4, ge=0, description="factor drawn from [max(0, 1 - c), 1 + c]")
+    saturation: float = Field(0.4, ge=0, description="factor drawn from [max(0, 1 - s), 1 + s]")
+    hue: float = Field(0.1, ge=0, le=0.5, description="shift drawn from [-h, h], in turns of the colour circle")
+
+
 class Augment(Section):
     """What happens to a training image only (never to val, test or calibration images)."""
 
     crop_padding: int = Field(4, ge=0, description="zero-pad by this many pixels, then crop back at random")
     flip: bool = Field(True, description="mirror left-right with probability 1/2")
+    jitter: Jitter | None = Field(None, description="random colours; null: none, {}: the defaults")
 
 
 class DataSection(Section):
