@@ -97,12 +97,28 @@ def test_the_loss_is_the_weighted_sum_over_all_peers_and_the_logits_are_the_stud
     labels = (math.log(4 / 3) + math.log(4)) / 2, math.log(2)
     assert value.item() == pytest.approx(2 * sum(labels) + 3 * (TO_FIRST + TO_SECOND), rel=1e-12)
     assert torch.equal(logits, FIRST.expand(2, 2))
-    assert {name: float(part) for name, part in parts.items()} == pytest.approx({
+    assert {name: torch.as_tensor(part).item() for name, part in parts.items()} == pytest.approx({
         "label_weight": 2.0, "method_weight": 3.0, "peer_1_label": labels[0], "peer_1_kl": TO_FIRST,
         "peer_2_label": labels[1], "peer_2_kl": TO_SECOND}, rel=1e-12)
     value.backward()  # 2 (p - onehot) + 3 (p_own - p_other), worked by hand
     assert student.logits.grad[0].tolist() == pytest.approx([2 * 0.25 + 3 * 0.25, -2 * 0.25 - 3 * 0.25])
     assert peer.logits.grad[0].tolist() == pytest.approx([-3 * 0.25, 3 * 0.25], abs=1e-12)
+
+
+@pytest.mark.parametrize(("reduce", "share"), [("mean", 0.5), ("sum", 1.0)])
+def test_the_section_says_whether_three_peers_average_or_add(reduce, share):
+    student = Fixed(FIRST)
+    loss = mutual(section(peers=3, reduce=reduce, ce_weight=0.0),
+                  setting(student, Fixed(SECOND), Fixed(SECOND + 1)))  # the same predictions from other weights
+    expected = share * (2 * TO_FIRST + TO_SECOND + TO_SECOND)
+    assert loss(student, batch([0]), Progress(0, 10)).loss.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_extreme_logits_give_finite_losses_and_gradients_in_float32():
+    logits = [(1e4 * torch.randn(8, 10, generator=torch.Generator().manual_seed(n))).requires_grad_(True) for n in (0, 1)]
+    total = torch.stack(peer_divergences(logits, 1.0)).sum()
+    assert math.isfinite(total.item())
+    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(total, logits))
 
 
 def test_labels_are_smoothed_for_every_peer():
