@@ -76,6 +76,39 @@ def validate(recipe: RecipeArgument, set_: SetOption = None, imports: ImportOpti
 
 
 @app.command()
+def study(
+    file: Annotated[Path, typer.Argument(
+        metavar="STUDY", help="YAML file, such as recipes/studies/digits_teacher.yaml")],
+    out: Annotated[Path | None, typer.Option("--out", help="Output folder  \\[default: build/<study name>]")] = None,
+    set_: Annotated[list[str] | None, typer.Option(
+        "--set", metavar="FIELD=VALUE", help="Override a field of every run: --set train.epochs=3")] = None,
+    imports: ImportOption = None, data_root: RootOption = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the final table.")] = False,
+) -> None:
+    """Build every row of STUDY on every seed, and report means, intervals and differences to the control.
+
+    STUDY names rows (a recipe and its overrides) and seeds:
+
+    \b
+      name: digits_kd
+      seeds: \[0, 1, 2]
+      control: independent      # the row that the others are compared with
+      set: \[train.epochs=4]    # overrides of every row
+      rows:
+        independent: {recipe: ../vgg11_distilled.yaml, set: \[distill=null]}
+        soft_targets: {recipe: ../vgg11_distilled.yaml}
+
+    Each row × seed is an ordinary build in --out/runs; what they share is made once, in --out/cache. Every mistake is
+    named before anything is trained. After Ctrl-C the same command goes on; new seeds or rows build only what is new.
+    A run that fails is listed and the others go on. Results: study.md, study.html, study.json, rewritten after each
+    run. Exit code: 0, or that of the first run that failed.
+    """
+    from toolchain.commands import run_study
+
+    raise typer.Exit(run_study(file, set_ or [], imports or [], data_root, out, quiet))
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of recipes, for editors (toolchain schema > recipes/schema.json)."""
     import json

@@ -15,12 +15,17 @@ from toolchain.workdir import WorkDir, locked, rank
 
 def open_recipe(path: Path, overrides: Sequence[str] = (), imports: Sequence[Path] = ()) -> Recipe:
     """The validated recipe. imports: Python files whose MODELS dict adds networks; they are run. Raises RecipeError."""
+    return load_recipe(path, overrides, _imported(imports))
+
+
+def _imported(imports: Sequence[Path]) -> list[str]:
+    """Names of the networks that these files add; the files are run."""
     names: list[str] = []
     for file in imports:
         from toolchain.models import import_models
 
         names += import_models(file)
-    return load_recipe(path, overrides, names)
+    return names
 
 
 def run_build(
@@ -82,6 +87,34 @@ def run_plan(
         return missing.exit_code
     print(f"{to_do} of {len(work.stages)} stages to do" if to_do else "nothing to do: every stage is cached")
     return 0
+
+
+def run_study(
+    path: Path, overrides: Sequence[str] = (), imports: Sequence[Path] = (), data_root: Path | None = None,
+    out: Path | None = None, quiet: bool = False,
+) -> int:
+    """Build every row of the study in `path` on every seed under `out` (default: build/<name>) and print the table.
+
+    overrides: of every run, after the study's and the row's own. Returns 0, or the first failed run's exit code.
+    """
+    from toolchain.console import log, set_quiet
+    from toolchain.recipe.study import load_study
+    from toolchain.study.console_table import print_study
+    from toolchain.study.plan import plan_runs
+    from toolchain.study.run import run_all
+
+    set_quiet(quiet or rank() != 0)
+    file = load_study(path)
+    folder = out or Path("build") / file.study.name
+    runs = plan_runs(file, folder, overrides, data_root, imports, _imported(imports))
+    if rank() != 0:
+        run_all(file, runs, folder, imports, overrides)
+        return 0
+    with locked(folder):
+        result = run_all(file, runs, folder, imports, overrides)
+    print_study(result)
+    log(f"study: {folder / 'study.html'}")
+    return next((failure.exit_code for row in result.rows for failure in row.failures), 0)
 
 
 def run_doctor(as_json: bool = False) -> None:

@@ -1,0 +1,63 @@
+"""Every mistake of every row is named before anything is trained."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from toolchain.errors import DataError, RecipeError, ToolchainError
+from toolchain.recipe.study import load_study
+from toolchain.study.plan import plan_runs
+
+Write = Callable[..., Path]
+HEAD = "name: s\nseeds: [0, 1]\nrows:\n"
+
+
+def complaint(path: Path, out: Path, kind: type[ToolchainError] = RecipeError, *overrides: str) -> str:
+    with pytest.raises(kind) as caught:
+        plan_runs(load_study(path), out, overrides)
+    assert not out.exists(), "nothing was begun"
+    return str(caught.value)
+
+
+def test_rows_times_seeds_the_first_seed_of_every_row_first(write: Write, tmp_path: Path) -> None:
+    runs = plan_runs(load_study(write()), tmp_path / "out")
+    assert [(run.row, run.seed, run.recipe.seed) for run in runs] == [
+        ("plain", 0, 0), ("smoothed", 0, 0), ("plain", 1, 1), ("smoothed", 1, 1)]
+    assert [run.recipe.train.label_smoothing for run in runs] == [0.0, 0.1, 0.0, 0.1]
+    assert len({run.work for run in runs}) == 4 and {run.cache for run in runs} == {tmp_path / "out" / "cache"}
+
+
+def test_a_rows_override_beats_the_studys_and_the_command_lines_beats_both(write: Write, tmp_path: Path) -> None:
+    text = "name: s\nseeds: [0]\nset: [train.epochs=3]\nrows:\n  a: {recipe: tiny.yaml}\n  b: {recipe: tiny.yaml, set: [train.epochs=5]}\n"
+    file = load_study(write(text))
+    assert [run.recipe.train.epochs for run in plan_runs(file, tmp_path / "out")] == [3, 5]
+    assert [run.recipe.train.epochs for run in plan_runs(file, tmp_path / "out", ["train.epochs=7"])] == [7, 7]
+
+
+def test_all_rows_are_read_before_any_is_refused(write: Write, tmp_path: Path) -> None:
+    told = complaint(write(HEAD + "  a: {recipe: none.yaml}\n  b: {recipe: tiny.yaml}\n"
+                           "  c: {recipe: tiny.yaml, set: [train.epoch=1, model.arch=vgg12]}\n"), tmp_path / "out")
+    assert "study.yaml:4: rows.a: recipe: 'none.yaml' exists neither in" in told
+    mistakes = told[told.index("study.yaml:6: rows.c: "):]
+    assert "--set train.epoch=1: train.epoch: unknown key" in mistakes and "did you mean 'epochs'?" in mistakes
+    assert "--set model.arch=vgg12" in mistakes
+    assert "rows.b" not in told
+
+
+def test_missing_data_is_found_before_training(write: Write, tmp_path: Path) -> None:
+    told = complaint(write(HEAD + "  a: {recipe: tiny.yaml}\n  b: {recipe: tiny.yaml, set: ['data={source: folder, train: nowhere}']}\n"),
+                     tmp_path / "out", DataError)
+    assert "study.yaml:5: rows.b: " in told and "nowhere" in told
+
+
+def test_a_teacher_that_does_not_exist_is_found_before_training(write: Write, tmp_path: Path) -> None:
+    told = complaint(write(HEAD + "  a: {recipe: tiny.yaml, set: ['distill={method: soft_targets, teacher: {recipe: none.yaml}}']}\n"),
+                     tmp_path / "out")
+    assert "rows.a: distill.teacher.recipe: 'none.yaml' exists neither in" in told
+
+
+def test_the_engine_that_counts_must_be_built(write: Write, tmp_path: Path) -> None:
+    rows = "rows:\n  a: {recipe: tiny.yaml}\n"
+    told = complaint(write("name: s\nseeds: [0]\nengine: int8.onnxruntime.cpu_x86\n" + rows), tmp_path / "out")
+    assert "rows.a: the recipe builds no engine 'int8.onnxruntime.cpu_x86'" in told and "fp32.onnxruntime.cpu_x86" in told

@@ -1,0 +1,126 @@
+"""The study file: rows (a recipe and its overrides) times seeds, each an ordinary build."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from toolchain.errors import RecipeError, nearest
+from toolchain.recipe.explain import explain
+from toolchain.recipe.load import read_yaml
+from toolchain.recipe.section import Section
+
+MetricName = Literal[
+    "top1", "int8_top1", "kl", "js", "agreement", "gradcam", "jitter_top1", "jitter_drop", "val_top1", "teacher_top1",
+    "parameters", "teacher_parameters", "train_seconds", "seconds"]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # a recipe's name follows the same rule: both name folders
+
+
+class Row(Section):
+    """One line of the table: a recipe, and what is different in it."""
+
+    recipe: str = Field(description="path of a recipe, relative to the study file")
+    set: tuple[str, ...] = Field((), description="overrides of this row: FIELD=VALUE, after the study's own")
+
+
+class Study(Section):
+    """One YAML file: what is compared, on how many seeds, and against what."""
+
+    name: str = Field(max_length=100, pattern=NAME, description="names the output folder")
+    seeds: tuple[Seed, ...] = Field(description="every row is built once with each")
+    control: str | None = Field(None, description="the row that every other one is compared with, seed by seed")
+    set: tuple[str, ...] = Field((), description="overrides of every row: FIELD=VALUE")
+    engine: str | None = Field(
+        None, description="engine whose top-1 counts, such as int8.onnxruntime.cpu_x86; null: fp32 of onnxruntime")
+    metrics: tuple[MetricName, ...] = Field(
+        ("top1", "int8_top1", "kl", "agreement"), description="columns; one that no build has is left out")
+    rows: dict[str, Row]
+
+    @field_validator("seeds", "metrics")
+    @classmethod
+    def _each_once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not values:
+            raise ValueError("the list is empty; name at least one, such as [0, 1, 2] for seeds or [top1] for metrics")
+        twice = sorted({value for value in values if values.count(value) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(map(str, twice))} stands in the list twice; name each once")
+        return values
+
+    @field_validator("set")
+    @classmethod
+    def _seed_has_its_own_list(cls, overrides: tuple[str, ...]) -> tuple[str, ...]:
+        if any(override.partition("=")[0].strip() == "seed" for override in overrides):
+            raise ValueError("seed is set by the study for each run; name the seeds in `seeds`")
+        return overrides
+
+    @field_validator("rows")
+    @classmethod
+    def _rows_name_folders(cls, rows: dict[str, Row]) -> dict[str, Row]:
+        if not rows:
+            raise ValueError("there is no row; write at least one, such as plain: {recipe: plain.yaml}")
+        wrong = [name for name in rows if not re.match(NAME, name) or len(name) > 100]
+        if wrong:
+            raise ValueError(f"'{wrong[0]}' cannot name a folder; use at most 100 letters, digits, _, - and .")
+        for name, row in rows.items():
+            try:
+                cls._seed_has_its_own_list(row.set)
+            except ValueError as error:
+                raise ValueError(f"{name}.set: {error}") from None
+        return rows
+
+    @model_validator(mode="after")
+    def _control_is_a_row(self) -> Study:
+        if self.control is not None and self.control not in self.rows:
+            raise ValueError(f"control: found '{self.control}', expected one of the rows {', '.join(self.rows)}"
+                             f"{nearest(self.control, self.rows)}")
+        return self
+
+
+class StudyFile(NamedTuple):
+    """A study as read. lines: row name -> the line it stands on."""
+
+    path: Path
+    study: Study
+    lines: dict[str, int]
+
+
+def load_study(path: Path) -> StudyFile:
+    """The validated study in the YAML file `path`; its recipes are not read yet.
+
+    Raises RecipeError naming file, line, field, value and what is allowed, for all mistakes at once.
+    """
+    if not path.exists():
+        raise RecipeError(f"{path}: no such study; the shipped ones are in recipes/studies/")
+    data, lines = read_yaml(path)
+    if "model" in data and "rows" not in data:
+        raise RecipeError(f"{path}: this is a recipe, not a study: run `toolchain build {path}`, or write a study "
+                          "whose rows name it")
+    origin = {where: f"{path}:{line}" for where, line in lines.items()}
+    mistakes = [f"{origin.get(where, path)}: {'.'.join(where)}: unknown key; expected {', '.join(known)}"
+                + nearest(where[-1], known) for where, known in _take_unknown(data)]
+    try:
+        study = Study.model_validate(data)
+    except ValidationError as error:
+        mistakes.append(explain(error, data, origin, str(path)))
+    if mistakes:
+        raise RecipeError("\n".join(mistakes))
+    return StudyFile(path, study, {name: lines["rows", name] for name in study.rows})
+
+
+def _take_unknown(data: dict[str, Any]) -> list[tuple[tuple[str, ...], list[str]]]:
+    """Take the keys that a study does not know out of `data`: (where it stood, what is known there) of each."""
+    found: list[tuple[tuple[str, ...], list[str]]] = []
+    rows = data.get("rows")
+    sections: list[tuple[tuple[str, ...], Any, type[Section]]] = [((), data, Study)]
+    sections += [(("rows", str(name)), row, Row) for name, row in rows.items()] if isinstance(rows, dict) else []
+    for where, section, model in sections:
+        if isinstance(section, dict):
+            known = list(model.model_fields)
+            found += [((*where, str(key)), known) for key in section if key not in known]
+            for key in [key for key in section if key not in known]:
+                del section[key]
+    return found

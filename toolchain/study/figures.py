@@ -1,0 +1,136 @@
+"""What one finished build says: its figures by metric name, read from its report and its stages' files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from toolchain.report.schema import EngineResult, Report
+from toolchain.study.compare import Right
+
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # BatchNorm's statistics are stored, not trained
+STUDENT_RUNS = ("train", "prune", "qat")  # the runs that the student's weights went through
+
+
+class Metric(NamedTuple):
+    """How a figure is shown. compared: whether its difference to the control is worth a column."""
+
+    title: str
+    unit: str
+    decimals: int
+    compared: bool = True
+
+
+METRICS: dict[str, Metric] = {
+    "top1": Metric("Top-1", "%", 2),
+    "int8_top1": Metric("INT8 top-1", "%", 2),
+    "kl": Metric("KL to teacher", "nats", 4),
+    "js": Metric("JS to teacher", "nats", 4),
+    "agreement": Metric("Agreement with teacher", "%", 2),
+    "gradcam": Metric("Grad-CAM, centred cosine", "", 3),
+    "jitter_top1": Metric("Top-1 on jittered images", "%", 2),
+    "jitter_drop": Metric("Drop by jitter", "points", 2),
+    "val_top1": Metric("Val top-1", "%", 2),
+    "teacher_top1": Metric("Teacher top-1", "%", 2, compared=False),
+    "parameters": Metric("Parameters", "", 0, compared=False),
+    "teacher_parameters": Metric("Teacher parameters", "", 0, compared=False),
+    "train_seconds": Metric("Training", "s", 1, compared=False),
+    "seconds": Metric("Whole build", "s", 1, compared=False),
+}
+
+
+class Outcome(NamedTuple):
+    """One finished run.
+
+    figures: metric -> value, without those the build has not. right: top-1 metric -> answers image by image. epochs:
+    the student's, in all. split: digest of the dataset's split, which two runs must share to be compared.
+    """
+
+    figures: dict[str, float]
+    right: dict[str, Right]
+    epochs: int
+    test_images: int
+    split: str
+
+
+def judged_engine(names: Mapping[str, Any] | list[str], asked: str | None) -> str | None:
+    """The engine whose top-1 counts: the one asked for, else the first fp32 one of onnxruntime; None: not there."""
+    if asked is not None:
+        return asked if asked in names else None
+    return next((name for name in names if name.startswith("fp32.onnxruntime.")), None)
+
+
+def read_outcome(report: Report, folders: Mapping[str, Path], engine: str) -> Outcome:
+    """The figures of one finished build.
+
+    folders: stage name -> its folder. engine: name of the engine that is judged. `seconds` counts every stage once,
+    the teacher's too, whether this build made it or found it in the shared cache; `train_seconds` the student's runs.
+    """
+    figures: dict[str, float | None] = {
+        "top1": _top1(report, engine), "int8_top1": _top1(report, _int8(report)),
+        "parameters": _parameters(folders, *reversed(STUDENT_RUNS)),
+        "teacher_parameters": _parameters(folders, "teacher"),
+        "seconds": sum(stage.seconds or 0.0 for stage in report.stages)}
+    runs = [run for run in report.training if run.title in STUDENT_RUNS]
+    epochs = [epoch for run in runs for epoch in run.epochs]
+    if epochs:
+        figures["train_seconds"] = sum(epoch.seconds or 0.0 for epoch in epochs)
+        figures["val_top1"] = epochs[-1].val_top1_percent
+    if "fidelity" in folders and (folders["fidelity"] / "fidelity.json").is_file():
+        figures |= _fidelity(json.loads((folders["fidelity"] / "fidelity.json").read_text(encoding="utf-8")), engine)
+    known = {name: float(value) for name, value in figures.items() if value is not None and math.isfinite(value)}
+    right = _right(folders["measure"] / "predictions.npz", {"top1": engine, "int8_top1": _int8(report)})
+    return Outcome(known, right, len(epochs), report.data.test, report.data.split_sha256)
+
+
+def _right(path: Path, engines: Mapping[str, str | None]) -> dict[str, Right]:
+    """Metric -> which test images its engine answered rightly; without engines that could not run here."""
+    with np.load(path, allow_pickle=False) as saved:
+        return {metric: saved[name][:, 0] == saved["labels"] for metric, name in engines.items()
+                if name is not None and name in saved}
+
+
+def _top1(report: Report, name: str | None) -> float | None:
+    return next((e.top1_percent for e in report.engines if e.name == name), None)
+
+
+def _int8(report: Report) -> str | None:
+    """The INT8 engine that goes with the study: ONNX Runtime's, else the first that was measured."""
+    measured: list[EngineResult] = [e for e in report.engines if e.precision == "int8" and e.top1_percent is not None]
+    ours = [e for e in measured if e.runtime == "onnxruntime"]
+    return next((e.name for e in [*ours, *measured]), None)
+
+
+def _fidelity(content: Mapping[str, Any], engine: str) -> dict[str, float | None]:
+    """What fidelity.json says of `engine`: how near the student came to its teacher, in answers and in what it sees."""
+    ours = _named(content.get("engines"), engine)
+    jitter = _named((content.get("jitter") or {}).get("engines"), engine)
+    return {"teacher_top1": (content.get("teacher") or {}).get("top1_percent"), "kl": _value(ours.get("kl_nats")),
+            "js": _value(ours.get("js_nats")), "agreement": _value(ours.get("agreement_percent")),
+            "gradcam": _value((content.get("gradcam") or {}).get("centred_cosine")),
+            "jitter_top1": jitter.get("top1_percent"), "jitter_drop": _value(jitter.get("drop"))}
+
+
+def _named(records: Any, name: str) -> Mapping[str, Any]:
+    return next((record for record in records or [] if record.get("name") == name), {})
+
+
+def _value(figure: Any) -> float | None:
+    """A plain number, or the `value` of {value, low, high}."""
+    return figure.get("value") if isinstance(figure, Mapping) else figure
+
+
+def _parameters(folders: Mapping[str, Path], *stages: str) -> int | None:
+    """Trained numbers in the first of these stages' models, counted in the header of its safetensors file."""
+    path = next((folders[s] / "model.safetensors" for s in stages if s in folders), None)
+    if path is None or not path.is_file():
+        return None
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items()
+               if name != "__metadata__" and not name.endswith(BUFFERS))

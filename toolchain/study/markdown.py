@@ -1,0 +1,48 @@
+"""study.md: the table of a study as GitHub Markdown."""
+
+from __future__ import annotations
+
+from toolchain.report.markdown import code, escape, table
+from toolchain.study import cells
+from toolchain.study.result import StudyResult
+
+
+def render_markdown(result: StudyResult) -> str:
+    """study.md as text; the same result gives the same bytes."""
+    sections = [f"# {escape(result.name)}", f"{cells.progress(result)}, seeds {', '.join(map(str, result.seeds))}.",
+                _rows(result), _differences(result), _failures(result),
+                "## How to read it\n" + "\n".join(f"- {escape(note)}" for note in result.notes), _recipes(result)]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _rows(result: StudyResult) -> str:
+    titles = ["Row", "Epochs", *(f"{cells.heading(m)} (95 %)" for m in result.metrics)]
+    return table(titles, [
+        [escape(cells.name_cell(row, result)), cells.epochs_cell(row),
+         *(_with(cells.figure_cell(m, row.figures.get(m))) for m in result.metrics)] for row in result.rows])
+
+
+def _differences(result: StudyResult) -> str:
+    metrics = cells.compared(result)
+    if not metrics:
+        return ""
+    rows = [[escape(row.name), *(_with(cells.difference_cell(m, row.versus_control.get(m))) for m in metrics)]
+            for row in result.rows if row.name != result.control]
+    return (f"## Difference to {escape(result.control)}\nPaired by seed.\n\n"
+            + table(["Row", *(f"{cells.heading(m)} (95 %)" for m in metrics)], rows))
+
+
+def _failures(result: StudyResult) -> str:
+    lines = cells.failure_lines(result)
+    return "## Failed runs\n" + "\n".join(f"- {escape(line)}" for line in lines) if lines else ""
+
+
+def _recipes(result: StudyResult) -> str:
+    common = f"Overrides of every row: {', '.join(map(code, result.set))}.\n\n" if result.set else ""
+    rows = [[escape(row.name), code(row.recipe), ", ".join(map(code, row.set)), code(row.engine)]
+            for row in result.rows]
+    return "## Recipes\n" + common + table(["Row", "Recipe", "Overrides", "Judged engine"], rows, left=4)
+
+
+def _with(cell: tuple[str, str]) -> str:
+    return f"{cell[0]} ({cell[1]})" if cell[1] else cell[0]

@@ -1,0 +1,79 @@
+"""A study as a list of builds; every recipe, override and missing file is refused here, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolchain.build import build
+from toolchain.errors import RecipeError, ToolchainError
+from toolchain.recipe.load import data_roots, load_recipe, locate
+from toolchain.recipe.schema import Recipe
+from toolchain.recipe.study import StudyFile
+from toolchain.steps.target import choose_engines
+from toolchain.study.figures import judged_engine
+from toolchain.workdir import WorkDir
+
+
+@dataclass(frozen=True)
+class Run:
+    """One build of a study. base, roots: where its recipe's paths and datasets are looked up."""
+
+    row: str
+    seed: int
+    recipe: Recipe
+    engine: str
+    base: Path
+    roots: Sequence[Path]
+    work: Path
+    cache: Path
+
+
+def plan_runs(
+    file: StudyFile, out: Path, overrides: Sequence[str] = (), data_root: Path | None = None,
+    imports: Sequence[Path] = (), architectures: Sequence[str] = (),
+) -> list[Run]:
+    """Every run of the study, the first seed of all rows before the second, so that each row has a figure early.
+
+    overrides: of the command line, after the row's own. imports, architectures: the user's files and their networks.
+    Raises the first row's error with the mistakes of all rows, each with the study's file, line and row.
+    """
+    rows: dict[str, list[Run]] = {}
+    errors: list[tuple[str, ToolchainError]] = []
+    for name in file.study.rows:
+        try:
+            rows[name] = _row(file, name, out, overrides, data_root, imports, architectures)
+        except ToolchainError as error:
+            errors.append((name, error))
+    if errors:
+        told = [f"{file.path}:{file.lines[name]}: rows.{name}: " + str(error).replace("\n", "\n  ")
+                for name, error in errors]
+        raise type(errors[0][1])("\n".join(told))
+    return [run for runs in zip(*rows.values(), strict=True) for run in runs]
+
+
+def _row(
+    file: StudyFile, name: str, out: Path, overrides: Sequence[str], data_root: Path | None, imports: Sequence[Path],
+    architectures: Sequence[str],
+) -> list[Run]:
+    """The runs of one row, the first of them tried dry: that finds missing data, teachers and packages."""
+    study, row = file.study, file.study.rows[name]
+    path = locate(row.recipe, file.path.parent, "recipe")
+    if path.is_dir():
+        raise RecipeError(f"recipe: {path} is a folder; name a YAML file in it")
+    runs = []
+    for seed in study.seeds:
+        recipe = load_recipe(path, [*study.set, *row.set, *overrides, f"seed={seed}"], architectures)
+        engines = choose_engines(recipe)
+        engine = judged_engine(engines, study.engine)
+        if engine is None:
+            wanted = f"engine '{study.engine}'" if study.engine else "fp32 engine of onnxruntime"
+            raise RecipeError(f"the recipe builds no {wanted}, whose top-1 the study compares, but "
+                              f"{', '.join(engines)}; add it to the recipe's `engines`, or name one of these as the "
+                              "study's `engine`")
+        runs.append(Run(name, seed, recipe, engine, path.parent, data_roots(path, data_root),
+                        out / "runs" / f"{name}.seed{seed}", out / "cache"))
+    first = runs[0]
+    build(first.recipe, WorkDir(first.work, first.cache, dry=True), first.base, first.roots, imports)
+    return runs
