@@ -183,8 +183,9 @@ def cross_entropy(logits: Tensor, labels: Tensor, cfg: Train) -> Tensor:
     wrong ones (off_target), which equals a uniform share that is K / (K - 1) times as large. Returns ().
     """
     share, classes = cfg.label_smoothing, logits.shape[1]
-    if cfg.label_smoothing_mode == "off_target" and classes > 1:
-        share *= classes / (classes - 1)
+    if cfg.label_smoothing_mode == "off_target" and share and classes > 1:
+        others = logits.log_softmax(dim=1).sum(dim=1).mean() + F.cross_entropy(logits, labels)  # all, less the label's
+        return (1 - share) * F.cross_entropy(logits, labels) - share / (classes - 1) * others
     return F.cross_entropy(logits, labels, label_smoothing=share)
 
 

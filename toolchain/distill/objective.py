@@ -45,8 +45,8 @@ class Setting:
     """What a method is given to make its loss from.
 
     teacher: frozen and in eval mode; one from an ONNX file has logits only; None for a method without one.
-    fresh_student: another student, initialised from the seed it is called with. folder: where the teacher's outputs
-    may be kept during the run, None: nowhere.
+    fresh_student: the student's n-th twin, n from 1, each initialised from another seed. folder: where the teacher's
+    outputs may be kept during the run, None: nowhere.
     """
 
     student: nn.Module
@@ -109,7 +109,8 @@ class Objective(nn.Module):
         with torch.autocast(batch.images.device.type, enabled=False):
             # Counted even at weight 0, so that every parameter has a gradient: DDP waits for all of them.
             label = cross_entropy(student.logits, batch.labels, self.train_cfg)
-            loss, parts = weights.label * label, {"label": label}
+            loss = weights.label * label
+        parts = {} if self.mix and taught else {"label": label}  # a mix has no label
         if taught:
             teacher = _in_float(self.teach(batch))
             with torch.autocast(batch.images.device.type, enabled=False):

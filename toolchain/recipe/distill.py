@@ -137,7 +137,8 @@ class AttentionTransfer(FeatureSection):
     """Zagoruyko, Komodakis 2017: the student's spatial attention follows the teacher's at every stage."""
 
     method: Literal["attention_transfer"]
-    layers: tuple[LayerPair, ...] | None = Field(None, description="null: the ends of the stages of equal resolution")
+    layers: Annotated[tuple[LayerPair, ...], Field(min_length=1)] | None = Field(
+        None, description="null: the ends of the stages of equal resolution")
     weight: Weight = 1000.0
 
 

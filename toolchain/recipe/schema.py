@@ -185,10 +185,10 @@ class Recipe(Section):
             raise ValueError("measure.fidelity compares with a teacher, but this recipe has none: name one in "
                              "measure.fidelity.teacher, or remove measure.fidelity")
         if fidelity and fidelity.teacher is not None and taught:
-            raise ValueError("measure.fidelity.teacher: distill.teacher is the one that is compared; remove one of them")
+            raise ValueError("measure.fidelity.teacher: distill.teacher is compared already; remove one of them")
         if fidelity and isinstance(self.model, OnnxModel):
-            raise ValueError("measure.fidelity compares a student that was trained here with its teacher, but the model is "
-                             "a finished ONNX file: use `toolchain compare`, or model.arch")
+            raise ValueError("measure.fidelity compares a student that was trained here with its teacher, but the "
+                             "model is a finished ONNX file: use `toolchain compare`, or model.arch")
         return self
 
     @model_validator(mode="after")

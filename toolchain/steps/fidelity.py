@@ -56,8 +56,7 @@ def taught(job: Job, engines: Mapping[str, Engine], stages: Mapping[str, Stage],
                       for name in runnable}
             found = compare(folder, job.dataset(), ("teacher", Network(teacher.load(job))), opened,
                             load_model(student.folder), cfg, seed, job.recipe.measure.accuracy_batch)
-        first = found["engines"][0] if found["engines"] else None
-        return f"KL to the teacher {first['kl_nats']['value']:.4f} nats ({first['name']})" if first else "no engine runs"
+        return "; ".join(f"{row['name']}: KL {row['kl_nats']['value']:.4f} nats" for row in found["engines"][:1])
 
     return job.work.stage("fidelity", make, section=[plain(cfg, "teacher"), seed, runnable, teacher.mean, teacher.std],
                           inputs=[job.data, teacher.stage, teacher.data, student, *stages.values()],
@@ -87,7 +86,8 @@ def compare(
             return engine_logits(everyone, images, labels, classes, bar.advance)
 
     logits = logits_on(batches(dataset.test, dataset.preprocess, batch_size))
-    values = {f"{who}.{what}": array for who in students for what, array in per_image(logits[who], logits[name]).items()}
+    values = {f"{who}.{what}": array for who in students
+              for what, array in per_image(logits[who], logits[name]).items()}
     found: dict[str, Any] = {
         "teacher": teacher_of(name, logits[name], labels), "images": len(labels),
         "engines": [fidelity_of(who, logits[who], logits[name], labels, seed) for who in students],
@@ -107,11 +107,11 @@ def _jittered(
     logits_on: Callable[[Iterator[Any]], dict[str, Logits]], cfg: Fidelity, seed: int, batch_size: int,
 ) -> dict[str, Any] | None:
     """The same networks on one frozen realisation of colour jitter."""
+    if cfg.jitter is None:
+        return None
     from toolchain.data.jitter import jittered_batches
     from toolchain.measure.fidelity import jitter_drop, teacher_of
 
-    if cfg.jitter is None:
-        return None
     jittered = logits_on(jittered_batches(dataset.test, dataset.preprocess, batch_size, cfg.jitter, cfg.jitter.seed))
     labels = dataset.test.labels
     return {"settings": plain(cfg.jitter),
@@ -154,6 +154,6 @@ def _maps(
         ("teacher", teacher.model, layers[1]), ("student", student, layers[0]))}
     write_sheet(folder / "gradcam.png", pixels, [dataset.classes[label] for label in labels], columns,
                 {"student": [f"cosine {found.cosine[row]:.2f}" for row in rows]})
-    figures = summary(found, *layers, lambda values: paired_interval(values, seed)) | {"sheet": "gradcam.png"}
+    figures = summary(found, layers[0], layers[1], lambda values: paired_interval(values, seed))
     arrays = {f"gradcam.{key}": np.asarray(getattr(found, key)) for key in ("cosine", "centred_cosine")}
-    return figures, arrays, None
+    return figures | {"sheet": "gradcam.png"}, arrays, None

@@ -7,9 +7,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolchain import console
 from toolchain.errors import RecipeError, TrainError
 from toolchain.files import write_text
 from toolchain.recipe.load import load_recipe, locate
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from toolchain.data.preprocess import Preprocess
     from toolchain.train import Loss
 
+TWINS_APART = 1_000_003
 # trains a network as its own stage; given by student.py, which also trains students
 TrainStage = Callable[[str, Job, TorchModel, Train], Stage]
 
@@ -93,7 +96,7 @@ def lesson(job: Job, teacher: Teacher | None, student: nn.Module, cfg: Train, fo
     assert distill is not None
     network = teacher.load(job) if teacher else None
     before = state_sha256(network) if network else None
-    setting = Setting(student, network, job.dataset(), cfg, lambda seed: fresh_student(job, seed), folder)
+    setting = Setting(student, network, job.dataset(), cfg, partial(fresh_student, job), folder)
     loss = distillation_loss(distill, setting)
     yield loss
     if network and state_sha256(network) != before:
@@ -105,6 +108,8 @@ def lesson(job: Job, teacher: Teacher | None, student: nn.Module, cfg: Train, fo
 
         data = job.dataset()
         taught |= best_peer(student, loss, lambda peer: evaluate(peer, data.val, data.preprocess, cfg.batch_size))
+        console.log(f"  peers: val top-1 {', '.join(f'{top1:.2f}' for top1 in taught['peers_val_top1'])} %, mean "
+                    f"{taught['mean']:.2f} %; the best one is kept")
     if rank() == 0:
         write_text(folder / "taught.json", json.dumps(taught, indent=1))
         shutil.rmtree(folder / "teacher_outputs", ignore_errors=True)
@@ -121,19 +126,19 @@ def check_lesson(job: Job, teacher: TorchModel) -> None:
         return  # it is only compared
     assert recipe.distill is not None
     untrained = create_model(teacher.model_copy(update={"weights": None}), len(data.classes), recipe.data.image_size)
-    setting = Setting(fresh_student(job, recipe.seed), untrained, data, recipe.train, lambda s: fresh_student(job, s))
+    setting = Setting(fresh_student(job, 0), untrained, data, recipe.train, partial(fresh_student, job))
     distillation_loss(recipe.distill, setting)
 
 
-def fresh_student(job: Job, seed: int) -> nn.Module:
-    """Another student of the recipe, initialised from `seed`."""
+def fresh_student(job: Job, number: int) -> nn.Module:
+    """The n-th twin of the recipe's student: 0 is initialised as the student itself is, each other one differently."""
     import torch
 
     from toolchain.models import create_model
 
     assert isinstance(job.recipe.model, TorchModel)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(job.recipe.seed + TWINS_APART * number)  # no seed a user would try next
         return create_model(job.recipe.model, len(job.dataset().classes), job.recipe.data.image_size)
 
 
