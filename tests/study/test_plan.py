@@ -61,3 +61,9 @@ def test_the_engine_that_counts_must_be_built(write: Write, tmp_path: Path) -> N
     rows = "rows:\n  a: {recipe: tiny.yaml}\n"
     told = complaint(write("name: s\nseeds: [0]\nengine: int8.onnxruntime.cpu_x86\n" + rows), tmp_path / "out")
     assert "rows.a: the recipe builds no engine 'int8.onnxruntime.cpu_x86'" in told and "fp32.onnxruntime.cpu_x86" in told
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "recipes" / "studies").glob("digits_*.yaml")), ids=lambda p: p.stem)
+def test_a_shipped_study_on_digits_can_be_built(path: Path, tmp_path: Path) -> None:
+    file = load_study(path)
+    assert len(plan_runs(file, tmp_path / "out")) == len(file.study.seeds) * len(file.study.rows)

@@ -65,13 +65,13 @@ def test_one_seed_has_neither_spread_nor_verdict(sum_up: Callable[..., StudyResu
     result = sum_up({key: value for key, value in six().items() if key[1] == 0})
     assert cells.figure_cell("top1", result.rows[0].figures["top1"]) == ("60.00", "")
     assert result.rows[1].versus_control["top1"].verdict == "one seed"
-    assert cells.name_cell(result.rows[0], result) == "plain (control, 1 of 3 seeds)"
+    assert cells.name_cell(result.rows[0], result) == ("plain", "control, 1 of 3 seeds")
 
 
 def test_a_row_that_trained_longer_than_the_control_is_marked(sum_up: Callable[..., StudyResult]) -> None:
     result = sum_up(six(epochs=8))
     assert [row.budget_differs for row in result.rows] == [False, True]
-    assert cells.epochs_cell(result.rows[1]) == "8, budget differs"
+    assert cells.epochs_cell(result.rows[1]) == ("8", "budget differs")
     assert any("Budget differs" in note for note in result.notes)
     assert not any("Budget differs" in note for note in sum_up(six()).notes)
 
@@ -79,7 +79,7 @@ def test_a_row_that_trained_longer_than_the_control_is_marked(sum_up: Callable[.
 def test_rows_on_other_test_images_are_not_compared_image_by_image(sum_up: Callable[..., StudyResult]) -> None:
     result = sum_up(six(split="cd" * 32))
     assert result.rows[1].versus_control["top1"].images_low is None
-    assert "other images" in cells.name_cell(result.rows[1], result)
+    assert cells.name_cell(result.rows[1], result) == ("taught", "other images")
 
 
 def test_an_interval_of_a_share_stays_within_0_and_100(sum_up: Callable[..., StudyResult]) -> None:

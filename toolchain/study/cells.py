@@ -49,22 +49,27 @@ def compared(result: StudyResult) -> list[str]:
     return [m for m in result.metrics if any(m in row.versus_control for row in result.rows)]
 
 
-def epochs_cell(row: RowResult) -> str:
-    """'8', '6 to 8' where early stopping differed by seed, '8, budget differs'."""
+def epochs_cell(row: RowResult) -> tuple[str, str]:
+    """('8', ''), ('6 to 8', '') where early stopping differed by seed, ('8', 'budget differs')."""
     low, high = min(row.epochs.values(), default=0), max(row.epochs.values(), default=0)
     if not row.epochs:
-        return NOTHING
-    return (f"{low}" if low == high else f"{low} to {high}") + (", budget differs" if row.budget_differs else "")
+        return NOTHING, ""
+    return f"{low}" if low == high else f"{low} to {high}", "budget differs" if row.budget_differs else ""
 
 
-def name_cell(row: RowResult, result: StudyResult) -> str:
+def name_cell(row: RowResult, result: StudyResult) -> tuple[str, str]:
     """The row's name, and what it is where that matters: the control, or one with runs missing."""
     missing = len(result.seeds) - len(row.epochs)
     remarks = ["control"] * (row.name == result.control)
     remarks += ["other images"] * row.split_differs
     remarks += [f"{len(row.failures)} failed"] * bool(row.failures)
     remarks += [f"{len(row.epochs)} of {len(result.seeds)} seeds"] * bool(missing)
-    return f"{row.name} ({', '.join(remarks)})" if remarks else row.name
+    return row.name, ", ".join(remarks)
+
+
+def in_line(cell: tuple[str, str]) -> str:
+    """'97.21 ± 0.32 (96.41 to 98.01)'."""
+    return f"{cell[0]} ({cell[1]})" if cell[1] else cell[0]
 
 
 def failure_lines(result: StudyResult) -> list[str]:

@@ -25,7 +25,7 @@ def render_html(result: StudyResult) -> str:
     return environment.get_template("study.html.j2").render(
         result=result, progress=cells.progress(result), plots=plots, failures=cells.failure_lines(result),
         headings=[cells.heading(m) for m in result.metrics], compared=[cells.heading(m) for m in metrics],
-        rows=[(cells.name_cell(row, result), cells.epochs_cell(row), row.budget_differs,
+        rows=[(cells.name_cell(row, result), cells.epochs_cell(row),
                [cells.figure_cell(m, row.figures.get(m)) for m in result.metrics]) for row in result.rows],
         differences=[(row.name, [cells.difference_cell(m, row.versus_control.get(m)) for m in metrics])
                      for row in result.rows if row.name != result.control],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from toolchain.report.markdown import code, escape, table
 from toolchain.study import cells
+from toolchain.study.cells import in_line
+from toolchain.study.figures import METRICS
 from toolchain.study.result import StudyResult
 
 
@@ -16,17 +18,17 @@ def render_markdown(result: StudyResult) -> str:
 
 
 def _rows(result: StudyResult) -> str:
-    titles = ["Row", "Epochs", *(f"{cells.heading(m)} (95 %)" for m in result.metrics)]
+    titles = ["Row", "Epochs", *(cells.heading(m) + " (95 %)" * METRICS[m].compared for m in result.metrics)]
     return table(titles, [
-        [escape(cells.name_cell(row, result)), cells.epochs_cell(row),
-         *(_with(cells.figure_cell(m, row.figures.get(m))) for m in result.metrics)] for row in result.rows])
+        [escape(in_line(cells.name_cell(row, result))), in_line(cells.epochs_cell(row)),
+         *(in_line(cells.figure_cell(m, row.figures.get(m))) for m in result.metrics)] for row in result.rows])
 
 
 def _differences(result: StudyResult) -> str:
     metrics = cells.compared(result)
     if not metrics:
         return ""
-    rows = [[escape(row.name), *(_with(cells.difference_cell(m, row.versus_control.get(m))) for m in metrics)]
+    rows = [[escape(row.name), *(in_line(cells.difference_cell(m, row.versus_control.get(m))) for m in metrics)]
             for row in result.rows if row.name != result.control]
     return (f"## Difference to {escape(result.control)}\nPaired by seed.\n\n"
             + table(["Row", *(f"{cells.heading(m)} (95 %)" for m in metrics)], rows))
@@ -42,7 +44,3 @@ def _recipes(result: StudyResult) -> str:
     rows = [[escape(row.name), code(row.recipe), ", ".join(map(code, row.set)), code(row.engine)]
             for row in result.rows]
     return "## Recipes\n" + common + table(["Row", "Recipe", "Overrides", "Judged engine"], rows, left=4)
-
-
-def _with(cell: tuple[str, str]) -> str:
-    return f"{cell[0]} ({cell[1]})" if cell[1] else cell[0]
