@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 from train_data import small_net, squares
 
@@ -94,6 +95,13 @@ def test_the_section_chooses_whether_images_of_a_class_are_negatives():
         assert term(features, features, batch).item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_layer_that_is_no_list_of_features_is_refused():
+def test_a_layer_that_does_not_exist_is_refused_with_its_field():
     with pytest.raises(TrainError, match="distill.teacher_layer: 'nowhere' is not a layer"):
         crd_inbatch(section(teacher_layer="nowhere"), setting())
+
+
+def test_a_layer_that_gives_neither_features_nor_maps_is_refused():
+    given = setting()
+    given.student.insert(0, nn.Sequential(nn.Flatten(2), nn.Unflatten(2, (8, 8))))
+    with pytest.raises(TrainError, match=r"distill.student_layer: '0.0' gives 2 dimensions per image, \(3, 64\)"):
+        crd_inbatch(section(student_layer="0.0"), given)

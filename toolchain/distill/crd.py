@@ -67,7 +67,7 @@ def log_mean_score(scores: Scores, negatives: int) -> Tensor:
 def draw(positives: Tensor, negatives: Tensor, bank: Tensor) -> Draw:
     """The rows to compare with, and the cheaper way to do it.
 
-    Gathering K rows per image moves B * K * dim numbers (0.5 GB at B 64, K 16384, dim 128). Comparing with the whole
+    Gathering K rows per image moves B * K * dim numbers (0.5 GB a side at B 64, K 16384, dim 128). Comparing with the whole
     bank instead, each row as often as it was drawn, gives the same sums from some 8 * B * n numbers; and its gradient
     is a plain product, where a gathered score's would be added up in an order that varies on a GPU.
     """
@@ -81,10 +81,11 @@ def draw(positives: Tensor, negatives: Tensor, bank: Tensor) -> Draw:
 def bank_scores(embedding: Tensor, bank: Tensor, drawn: Draw, tau: float) -> Scores:
     """Scores of embeddings (B, dim) of unit length against a bank (n, dim), which gets no gradient and may be written
     to before backward."""
-    positive = (embedding * bank[drawn.positives]).sum(dim=1) / tau
+    scaled = embedding / tau
+    positive = (scaled * bank[drawn.positives]).sum(dim=1)
     if drawn.counts is None:
-        return Scores(positive, torch.einsum("bkd,bd->bk", bank[drawn.negatives], embedding) / tau, bank.new_ones(()))
-    return Scores(positive, embedding @ bank.clone().T / tau, drawn.counts)
+        return Scores(positive, torch.einsum("bkd,bd->bk", bank[drawn.negatives], scaled), bank.new_ones(()))
+    return Scores(positive, scaled @ bank.clone().T, drawn.counts)
 
 
 def crd(cfg: Crd, setting: Setting) -> Loss:
