@@ -67,9 +67,9 @@ def log_mean_score(scores: Scores, negatives: int) -> Tensor:
 def draw(positives: Tensor, negatives: Tensor, bank: Tensor) -> Draw:
     """The rows to compare with, and the cheaper way to do it.
 
-    Gathering K rows per image moves B * K * dim numbers (0.5 GB a side at B 64, K 16384, dim 128). Comparing with the whole
-    bank instead, each row as often as it was drawn, gives the same sums from some 8 * B * n numbers; and its gradient
-    is a plain product, where a gathered score's would be added up in an order that varies on a GPU.
+    Gathering K rows per image moves B * K * dim numbers (0.5 GB a side at B 64, K 16384, dim 128). Comparing with the
+    whole bank instead, each row as often as it was drawn, gives the same sums from some 8 * B * n numbers; and its
+    gradient is a plain product, where a gathered score's would be added up in an order that varies on a GPU.
     """
     images, dim = bank.shape
     if 8 * images > negatives.shape[1] * dim:
