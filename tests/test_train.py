@@ -292,7 +292,8 @@ def test_two_processes_end_with_the_same_weights_and_only_rank_0_writes(tmp_path
     assert done.returncode == 0, done.stderr[-3000:]
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
     assert ranks[0]["weights"] == ranks[1]["weights"]
+    assert ranks[0]["taught"] == ranks[1]["taught"]
     assert ranks[0]["history"] == ranks[1]["history"]
     assert ranks[0]["indices"] and not set(ranks[0]["indices"]) & set(ranks[1]["indices"])
     assert [rank["wrote"] for rank in ranks] == [True, False]
-    assert done.stderr.count("epoch 2/2") == 1
+    assert done.stderr.count("train: epoch 2/2") == done.stderr.count("taught: epoch 2/2") == 1
