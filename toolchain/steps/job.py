@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from toolchain.files import write_text
-from toolchain.recipe.schema import Recipe
+from toolchain.recipe.schema import Data, Recipe
 from toolchain.workdir import Stage, WorkDir
 
 if TYPE_CHECKING:
@@ -48,11 +48,10 @@ def open_job(
     """A build of `recipe` after its first stage, the data. Raises DataError when the data is missing or damaged."""
     from toolchain.data import fingerprint
 
-    @cache
-    def dataset() -> Dataset:
-        from toolchain.data import load_dataset
+    content = fingerprint(recipe.data, roots)
 
-        return load_dataset(recipe.data, roots)
+    def dataset() -> Dataset:
+        return _loaded(recipe.data, tuple(roots), content)
 
     def make(folder: Path) -> str:
         import numpy as np
@@ -66,9 +65,16 @@ def open_job(
         np.save(folder / "probe.npy", loaded.preprocess.normalize(probe))
         return f"{loaded.name}: {len(loaded.train)} train, {len(loaded.val)} val, {len(loaded.test)} test"
 
-    section = [plain(recipe.data, "workers", "memory_mb"), fingerprint(recipe.data, roots)]
+    section = [plain(recipe.data, "workers", "memory_mb"), content]
     data = work.stage(name, make, section=section, rooms=["data"], packages=["numpy", "pillow"])
     return Job(recipe, work, base, roots, imports, dataset, data)
+
+
+@lru_cache(maxsize=2)  # a teacher's data and its student's; the builds of one study share what is decoded
+def _loaded(section: Data, roots: tuple[Path, ...], content: str) -> Dataset:
+    from toolchain.data import load_dataset
+
+    return load_dataset(section, roots)
 
 
 def plain(section: BaseModel, *left_out: str) -> dict[str, Any]:
