@@ -109,6 +109,45 @@ def study(
 
 
 @app.command()
+def compare(
+    teacher: Annotated[str, typer.Argument(metavar="TEACHER", help="Build folder, DIR:ENGINE, or an .onnx file.")],
+    students: Annotated[list[str], typer.Argument(metavar="STUDENT", help="The same; as many as you like.")],
+    engine: Annotated[str | None, typer.Option(
+        "--engine", metavar="NAME",
+        help="Engine of the builds that name none  \\[default: fp32 on ONNX Runtime]")] = None,
+    recipe: Annotated[Path | None, typer.Option(
+        "--recipe", metavar="RECIPE",
+        help="Its data, seed and measure.fidelity are used  \\[default: the first build's data]")] = None,
+    data_root: RootOption = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Output folder  \\[default: build/compare]")] = None,
+    gradcam: Annotated[bool, typer.Option(
+        "--gradcam/--no-gradcam", help="Also compare where the float networks of builds look.")] = True,
+    jitter: Annotated[bool, typer.Option(
+        "--jitter", help="Also judge on a colour-jittered test set, the same for all.")] = False,
+    imports: ImportOption = None,
+) -> None:
+    """Say how near each STUDENT is to TEACHER, and whether the students differ.
+
+    All answer the same test images in the same order. Per student: top-1,
+    KL(teacher, student) in nats, JS, agreement, and the cosine of Grad-CAM
+    maps beside that of a random network. Name the student that learned without
+    a teacher first: the others are compared with it, image by image, and where
+    the 95 % interval of a difference holds 0 it says "no difference".
+
+    An .onnx file is given the same pixels, and has no Grad-CAM. Results, in
+    --out: compare.md, compare.json, compare.npz (per image) and gradcam.png.
+
+    \b
+      toolchain compare build/teacher build/independent build/taught
+      toolchain compare build/vgg11_int8 build/vgg11_int8:int8.onnxruntime.cpu_x86
+      toolchain compare teacher.onnx student.onnx --recipe recipes/vgg11_int8.yaml
+    """
+    from toolchain.commands import run_compare
+
+    raise typer.Exit(run_compare(teacher, students, engine, recipe, data_root, out, gradcam, jitter, imports or []))
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of recipes, for editors (toolchain schema > recipes/schema.json)."""
     import json

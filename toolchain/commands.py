@@ -117,6 +117,36 @@ def run_study(
     return next((failure.exit_code for row in result.rows for failure in row.failures), 0)
 
 
+def run_compare(
+    teacher: str, students: Sequence[str], engine: str | None = None, recipe: Path | None = None,
+    data_root: Path | None = None, out: Path | None = None, gradcam: bool = True, jitter: bool = False,
+    imports: Sequence[Path] = (),
+) -> int:
+    """Judge students and their teacher (DIR, DIR:ENGINE or FILE.onnx) on one test set and print the table.
+
+    recipe: its data, seed and measure.fidelity settings are used; None: the first build's data. Everything is written
+    under `out` (default: build/compare). Returns 0.
+    """
+    from toolchain.console import log
+    from toolchain.recipe.schema import Fidelity, FrozenJitter
+    from toolchain.steps.compare import compare_builds
+    from toolchain.steps.compare_table import print_comparison
+    from toolchain.steps.contestants import find_contestants, shared_test_set
+
+    known = _imported(imports)
+    everyone = find_contestants([teacher, *students], engine)
+    source = load_recipe(recipe, (), known) if recipe else None
+    dataset = shared_test_set(everyone, (recipe, source) if recipe and source else None, data_root)
+    cfg = source and source.measure.fidelity or Fidelity()
+    cfg = cfg.model_copy(update={"gradcam": gradcam, "jitter": (cfg.jitter or FrozenJitter()) if jitter else None})
+    folder = out or Path("build/compare")
+    with locked(folder):
+        found = compare_builds(folder, everyone[0], everyone[1:], dataset, cfg, source.seed if source else 0)
+    print_comparison(found)
+    log(f"comparison: {folder / 'compare.md'}")
+    return 0
+
+
 def run_doctor(as_json: bool = False) -> None:
     """Print what this machine can build and run, and how to get the rest."""
     from toolchain.doctor import examine, render_doctor
