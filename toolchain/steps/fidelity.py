@@ -124,12 +124,10 @@ def _maps(
     batch_size: int,
 ) -> tuple[dict[str, Any] | None, dict[str, Any], str | None]:
     """Grad-CAM of student and teacher: figures, values per image, and why there are none."""
-    import torch
-
     from toolchain import console
     from toolchain.data.loader import eval_batches
-    from toolchain.gradcam.maps import check_layer, default_layer, grad_cam
-    from toolchain.gradcam.sheet import choose, write_sheet
+    from toolchain.gradcam.maps import check_layer, default_layer
+    from toolchain.gradcam.pictures import draw_networks
     from toolchain.gradcam.similarity import compare_maps, random_twin, summary
     from toolchain.measure.statistics import paired_interval
 
@@ -147,13 +145,8 @@ def _maps(
         found = compare_maps(student, teacher.model, eval_batches(test, dataset.preprocess, batch_size),
                              student_layer=layers[0], teacher_layer=layers[1], control=random_twin(student, seed),
                              classes=cfg.classes, advance=bar.advance)
-    rows = choose(test.labels, cfg.sheet_images)
-    pixels, labels = test.images(rows), torch.from_numpy(test.labels[rows])
-    images = torch.from_numpy(dataset.preprocess.normalize(pixels))
-    columns = {who: grad_cam(model, images, labels, layer).cpu().numpy() for who, model, layer in (
-        ("teacher", teacher.model, layers[1]), ("student", student, layers[0]))}
-    write_sheet(folder / "gradcam.png", pixels, [dataset.classes[label] for label in labels], columns,
-                {"student": [f"cosine {found.cosine[row]:.2f}" for row in rows]})
+    draw_networks(folder / "gradcam.png", {"teacher": (teacher.model, layers[1]), "student": (student, layers[0])},
+                  test, dataset.preprocess, dataset.classes, cfg.sheet_images, cfg.classes)
     figures = summary(found, layers[0], layers[1], lambda values: paired_interval(values, seed))
     arrays = {f"gradcam.{key}": np.asarray(getattr(found, key)) for key in ("cosine", "centred_cosine")}
     return figures | {"sheet": "gradcam.png"}, arrays, None

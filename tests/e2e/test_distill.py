@@ -1,0 +1,251 @@
+"""Distillation as a user runs it: every method, every kind of teacher, and what each refusal says."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_bad_input import refused
+
+ROOT = Path(__file__).parents[2]
+DIGITS = ROOT / "recipes" / "distill" / "digits"
+METHODS = sorted(path.stem for path in DIGITS.glob("*.yaml") if path.stem != "teacher")
+QUICK = ("train.epochs=2", "measure.rounds=2", "measure.runs_per_round=1", "measure.warmup=1",
+         "measure.throughput_batches=[1]", "quantize.calibration.images=16")
+TEACHER = """\
+name: teacher
+data: {source: digits}
+model: {arch: vgg11_bn, width: 0.125}
+train: {epochs: 2}
+quantize: {method: ptq, calibrator: max, calibration: {images: 16}}
+measure: {warmup: 1, rounds: 2, runs_per_round: 1, throughput_batches: [1]}
+engines: [{runtime: onnxruntime, precision: fp32}]
+"""
+STUDENT = TEACHER.replace("name: teacher", "name: student").replace("epochs: 2", "epochs: 1") + "distill: DISTILL\n"
+
+
+def sets(*overrides: str) -> list[str]:
+    return [word for override in overrides for word in ("--set", override)]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Finished stages of this file's builds: a teacher is trained once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def teacher_build(toolchain: Any, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of teacher.yaml and, below out/, of its finished build."""
+    folder = tmp_path_factory.mktemp("teacher")
+    (folder / "teacher.yaml").write_text(TEACHER)
+    done = toolchain("build", folder / "teacher.yaml", "--out", folder / "out", "--cache", cache)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def student(folder: Path, distill: str, recipe: str = STUDENT) -> Path:
+    path = folder / "student.yaml"
+    path.write_text(recipe.replace("DISTILL", distill))
+    return path
+
+
+def stage(cache: Path, out: Path, name: str) -> Path:
+    """The folder of a finished build's stage."""
+    stages = json.loads((out / "report.json").read_text())["stages"]
+    key = next(s["key"] for s in stages if s["name"] == name)
+    return cache / f"{name}-{key[:16]}"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_builds_measured_engines_and_says_what_was_taught(
+    toolchain: Any, tmp_path: Path, cache: Path, method: str
+) -> None:
+    done = toolchain("build", DIGITS / f"{method}.yaml", "--out", tmp_path, "--cache", cache, *sets(*QUICK))
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [e["precision"] for e in report["engines"]] == ["fp32", "int8"] and all(e["measured"] for e in report["engines"])
+    fidelity = json.loads((stage(cache, tmp_path, "fidelity") / "fidelity.json").read_text())
+    assert fidelity["teacher"]["top1_percent"] > 90 and fidelity["images"] == 359
+    assert [row["name"] for row in fidelity["engines"]] == [e["name"] for e in report["engines"]]
+    for row, engine in zip(fidelity["engines"], report["engines"], strict=True):
+        assert row["kl_nats"]["low"] <= row["kl_nats"]["value"] <= row["kl_nats"]["high"]
+        assert row["top1_percent"] == pytest.approx(engine["top1_percent"])
+    assert fidelity["gradcam"]["grid"] == [4, 4] and (tmp_path / "gradcam.png").is_file()
+    untaught = method in ("independent", "label_smoothing")
+    assert (stage(cache, tmp_path, "train") / "taught.json").is_file() != untaught
+    exported = (tmp_path / "student" / "architecture.json").read_text()
+    assert json.loads(exported)["model"]["width"] == 0.125
+
+
+def test_peers_are_reported_with_their_mean_and_the_best_one_is_kept(
+    toolchain: Any, tmp_path: Path, cache: Path
+) -> None:
+    done = toolchain("build", DIGITS / "mutual.yaml", "--out", tmp_path, "--cache", cache, *sets(*QUICK))
+    assert done.returncode == 0, done.stderr
+    taught = json.loads((stage(cache, tmp_path, "train") / "taught.json").read_text())
+    assert len(taught["peers_val_top1"]) == 2
+    assert taught["mean"] == pytest.approx(sum(taught["peers_val_top1"]) / 2)
+    assert taught["peers_val_top1"][taught["best"]] == max(taught["peers_val_top1"])
+
+
+def test_an_early_stop_leaves_a_weight_of_exactly_zero_in_the_history(
+    toolchain: Any, tmp_path: Path, teacher_build: Path, cache: Path
+) -> None:
+    recipe = student(tmp_path, "{method: soft_targets, early_stop: {after: 0.5}, "
+                               f"teacher: {{recipe: {teacher_build / 'teacher.yaml'}}}}}")
+    done = toolchain("build", recipe, "--out", tmp_path / "out", "--cache", cache, *sets("train.epochs=4"))
+    assert done.returncode == 0, done.stderr
+    history = json.loads((stage(cache, tmp_path / "out", "train") / "history.json").read_text())
+    assert [epoch["parts"]["method_weight"] for epoch in history] == [0.9, 0.9, 0.0, 0.0]
+    assert [epoch["parts"]["label_weight"] for epoch in history] == [0.1, 0.1, 1.0, 1.0]
+    assert ["method" in epoch["parts"] for epoch in history] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("kind", ["recipe", "folder", "state", "onnx"])
+def test_a_teacher_may_be_a_recipe_a_checkpoint_or_an_onnx_file(
+    toolchain: Any, tmp_path: Path, teacher_build: Path, cache: Path, kind: str
+) -> None:
+    out = teacher_build / "out"
+    named = {"recipe": f"{{recipe: {teacher_build / 'teacher.yaml'}}}", "folder": f"{{checkpoint: {out / 'student'}}}",
+             "state": f"{{checkpoint: {out / 'student/model.safetensors'}, model: {{arch: vgg11_bn, width: 0.125}}}}",
+             "onnx": f"{{onnx: {out / 'onnx/model.fp32.cpu_x86.onnx'}}}"}[kind]
+    recipe = student(tmp_path, f"{{method: dkd, teacher: {named}}}")
+    done = toolchain("build", recipe, "--out", tmp_path / "out", "--cache", cache, *sets("measure.fidelity={}"))
+    assert done.returncode == 0, done.stderr
+    fidelity = json.loads((stage(cache, tmp_path / "out", "fidelity") / "fidelity.json").read_text())
+    expected = json.loads((out / "report.json").read_text())["engines"][0]["top1_percent"]
+    assert fidelity["teacher"]["top1_percent"] == pytest.approx(expected, abs=0.3)  # one image may tip over
+    assert (fidelity["gradcam"] is None) == (kind == "onnx")
+    if kind == "onnx":
+        assert "ONNX" in fidelity["gradcam_reason"]
+
+
+def test_a_teacher_with_its_own_normalisation_sees_the_same_pixels(
+    toolchain: Any, tmp_path: Path, teacher_build: Path, cache: Path
+) -> None:
+    report = json.loads((teacher_build / "out/report.json").read_text())
+    mean, std = (json.loads((teacher_build / "out/preprocess.json").read_text())[key] for key in ("mean", "std"))
+    recipe = student(tmp_path, f"{{method: soft_targets, teacher: {{checkpoint: {teacher_build / 'out/student'}, "
+                               f"mean: {mean}, std: {std}}}}}",
+                     STUDENT.replace("{source: digits}", "{source: digits, mean: [0, 0, 0], std: [1, 1, 1]}"))
+    done = toolchain("build", recipe, "--out", tmp_path / "out", "--cache", cache, *sets("measure.fidelity={}"))
+    assert done.returncode == 0, done.stderr
+    fidelity = json.loads((stage(cache, tmp_path / "out", "fidelity") / "fidelity.json").read_text())
+    assert fidelity["teacher"]["top1_percent"] == pytest.approx(report["engines"][0]["top1_percent"], abs=0.3)
+
+
+def test_colour_jitter_on_the_test_set_is_judged_beside_the_clean_one(
+    toolchain: Any, tmp_path: Path, teacher_build: Path, cache: Path
+) -> None:
+    recipe = student(tmp_path, f"{{method: soft_targets, teacher: {{recipe: {teacher_build / 'teacher.yaml'}}}}}")
+    done = toolchain("build", recipe, "--out", tmp_path / "out", "--cache", cache,
+                     *sets("measure.fidelity={gradcam: false, jitter: {seed: 7}}"))
+    assert done.returncode == 0, done.stderr
+    fidelity = json.loads((stage(cache, tmp_path / "out", "fidelity") / "fidelity.json").read_text())
+    (row,) = fidelity["jitter"]["engines"]
+    assert fidelity["jitter"]["settings"]["seed"] == 7
+    assert row["drop"]["value"] == pytest.approx(fidelity["engines"][0]["top1_percent"] - row["top1_percent"])
+    assert fidelity["gradcam"] is None and fidelity["gradcam_reason"] == "not asked for"
+
+
+def test_a_distilled_student_goes_through_pruning_with_its_teacher(
+    toolchain: Any, tmp_path: Path, teacher_build: Path, cache: Path
+) -> None:
+    recipe = student(tmp_path, f"{{method: hints, teacher: {{recipe: {teacher_build / 'teacher.yaml'}}}}}",
+                     STUDENT.replace("width: 0.125", "width: 0.25"))
+    done = toolchain("build", recipe, "--out", tmp_path / "out", "--cache", cache,
+                     *sets("prune={method: channels, ratio: 0.5, round_to: 1, finetune: {epochs: 1}}"))
+    assert done.returncode == 0, done.stderr
+    history = json.loads((stage(cache, tmp_path / "out", "prune") / "history.json").read_text())
+    assert history[0]["parts"]["method"] > 0
+
+
+def test_a_killed_contrastive_run_ends_with_the_weights_of_an_undisturbed_one(
+    toolchain: Any, tmp_path: Path, teacher_build: Path, cache: Path
+) -> None:
+    recipe = student(tmp_path, f"{{method: crd, negatives: 64, teacher: {{recipe: {teacher_build / 'teacher.yaml'}}}}}")
+    words = [sys.executable, "-m", "toolchain", "build", str(recipe), *sets("train.epochs=3"), "--out"]
+    shutil.copytree(cache, tmp_path / "cache")
+    process = subprocess.Popen([*words, str(tmp_path / "cut"), "--cache", str(tmp_path / "cache")], cwd=ROOT)
+    deadline = time.monotonic() + 300
+    while not list((tmp_path / "cache").glob("train-*.partial/checkpoints/checkpoint.json")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = toolchain(*words[3:], tmp_path / "cut", "--cache", tmp_path / "cache")
+    assert done.returncode == 0 and "resumed after epoch" in done.stderr, done.stderr
+    whole = toolchain(*words[3:], tmp_path / "whole", "--cache", cache)
+    assert whole.returncode == 0, whole.stderr
+    cut, undisturbed = ((tmp_path / name / "student/model.safetensors").read_bytes() for name in ("cut", "whole"))
+    assert cut == undisturbed
+
+
+def coloured_folder(place: Path, classes: int) -> Path:
+    """A folder dataset of plain colours, one a class."""
+    random = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for label in range(classes):
+            folder = place / split / f"class{label}"
+            folder.mkdir(parents=True)
+            for number in range(6):
+                pixels = random.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return place
+
+
+@pytest.mark.parametrize(("distill", "code", "words"), [
+    ("{method: hints, student_layer: features.99, teacher: TEACHER}", 4,
+     ("distill.student_layer: 'features.99' is not a layer", "did you mean 'features.")),
+    ("{method: attention_transfer, layers: [{student: features.2, teacher: feature.2}], teacher: TEACHER}", 4,
+     ("distill.layers.0.teacher: 'feature.2'", "did you mean 'features.2'?")),
+    ("{method: hints, student_layer: features.2, teacher_layer: classifier.1, teacher: TEACHER}", 4, ("distill.",)),
+    ("{method: soft_target, teacher: TEACHER}", 2, ("did you mean 'soft_targets'?",)),
+    ("{method: dkd}", 2, ("distill.dkd.teacher",)),
+    ("{method: mutual, teacher: TEACHER}", 2, ("teacher: unknown key",)),
+    ("{method: function_matching, ce_weight: 1, teacher: TEACHER}", 2, ("ce_weight: unknown key",)),
+    ("{method: hints, teacher: {onnx: OUT/onnx/model.fp32.cpu_x86.onnx}}", 4,
+     ("hints compares inner features, but this teacher gives logits only",)),
+    ("{method: dkd, teacher: {onnx: nowhere.onnx}}", 2, ("distill.teacher.onnx: 'nowhere.onnx' exists neither in",)),
+    ("{method: dkd, teacher: {checkpoint: OUT/student/model.safetensors}}", 2, ("add distill.teacher.model",)),
+    ("{method: dkd, teacher: {checkpoint: OUT/student/model.safetensors, model: {arch: resnet18}}}", 4,
+     ("model.safetensors: these weights are for another network",)),
+    ("{method: dkd, teacher: {checkpoint: OUT/student, model: {arch: resnet18}}}", 4,
+     ("found arch resnet18", "holds vgg11_bn")),
+    ("{method: dkd, teacher: {checkpoint: OUT/onnx}}", 4, ("architecture.json",)),
+    ("{method: dkd, teacher: {recipe: pixels.yaml}}", 2, ("its teacher sees 16 pixels, the student 32",)),
+    ("{method: dkd, teacher: {recipe: classes.yaml}}", 2,
+     ("its teacher knows 3 classes, the student is to learn 10", "'class0' there, '0' here")),
+    ("{method: dkd, teacher: {recipe: taught.yaml}}", 2, ("is itself distilled", "distill.teacher.checkpoint")),
+])
+def test_a_lesson_that_cannot_be_given_is_refused_by_name_before_the_teacher_is_trained(
+    toolchain: Any, tmp_path: Path, teacher_build: Path, cache: Path, distill: str, code: int, words: tuple[str, ...]
+) -> None:
+    inline = "{model: {arch: vgg11_bn, width: 0.125}, train: {epochs: 50}}"
+    recipe = student(tmp_path, distill.replace("TEACHER", inline).replace("OUT", str(teacher_build / "out")))
+    (tmp_path / "pixels.yaml").write_text(TEACHER.replace("source: digits", "source: digits, image_size: 16"))
+    folder = coloured_folder(tmp_path / "colours", 3)
+    (tmp_path / "classes.yaml").write_text(TEACHER.replace(
+        "source: digits", f"source: folder, train: {folder}/train, test: {folder}/test"))
+    (tmp_path / "taught.yaml").write_text(STUDENT.replace("DISTILL", f"{{method: dkd, teacher: {inline}}}"))
+    done = toolchain("build", recipe, "--out", tmp_path / "out", "--cache", tmp_path / "cache", timeout=120)
+    refused(done, code, *words)
+    assert "epoch 1/50" not in done.stderr
+
+
+@pytest.mark.parametrize(("overrides", "words"), [
+    (("measure.fidelity={}",), ("measure.fidelity compares with a teacher, but this recipe has none",)),
+    (("measure.fidelity={teacher: {recipe: a.yaml}}", "distill={method: dkd, teacher: {recipe: b.yaml}}"),
+     ("distill.teacher is compared already",)),
+])
+def test_fidelity_needs_exactly_one_teacher(toolchain: Any, tiny_recipe: Path, overrides: tuple[str, ...],
+                                            words: tuple[str, ...]) -> None:
+    refused(toolchain("validate", tiny_recipe, *sets(*overrides)), 2, *words)
