@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -91,6 +92,52 @@ HISTORY = {
     "qat": [{"epoch": 1, "loss": 0.034, "val_top1_percent": 98.6, "seconds": 14.8},
             {"epoch": 2, "loss": 0.019, "val_top1_percent": 99.3, "seconds": 15.1}],
 }
+
+FIDELITY: dict[str, Any] = {  # fidelity.json of a made-up stage
+    "teacher": {"name": "teacher", "top1_percent": 99.17, "top1_interval": [97.58, 99.72]},
+    "images": 360,
+    "engines": [
+        {"name": "fp32.onnxruntime.cpu_x86", "top1_percent": 98.61, "kl_nats": {"value": 0.01234, "low": 0.01011, "high": 0.01467},
+         "kl_epsilon_nats": 0.01229, "js_nats": 0.00321, "agreement_percent": {"value": 98.89, "low": 97.78, "high": 99.72}},
+        {"name": "int8.onnxruntime.cpu_x86", "top1_percent": 98.33, "kl_nats": {"value": 0.01405, "low": 0.0117, "high": 0.0166},
+         "kl_epsilon_nats": 0.014, "js_nats": 0.00362, "agreement_percent": {"value": 98.61, "low": 97.22, "high": 99.72}}],
+    "jitter": {
+        "settings": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "seed": 7}, "teacher_top1_percent": 95.0,
+        "engines": [
+            {"name": "fp32.onnxruntime.cpu_x86", "top1_percent": 94.44, "drop": {"value": 4.17, "low": 2.22, "high": 6.11}},
+            {"name": "int8.onnxruntime.cpu_x86", "top1_percent": 98.06, "drop": {"value": 0.28, "low": -0.56, "high": 1.11}}]},
+    "gradcam": {
+        "student_layer": "features.20", "teacher_layer": "features.27", "grid": [4, 4],
+        "cosine": {"value": 0.7531, "low": 0.735, "high": 0.7712}, "centred_cosine": {"value": -0.0214, "low": -0.061, "high": 0.018},
+        "random_cosine": 0.6112, "random_centred_cosine": 0.011, "student_zero_percent": 1.11, "teacher_zero_percent": 0.28,
+        "random_zero_percent": 7.22, "sheet": "gradcam.png"},
+    "gradcam_reason": None,
+}
+
+# early stop after 2 of 4 epochs: the method's term is then not computed any more
+TAUGHT_HISTORY = [
+    {"epoch": 1, "loss": 1.9, "val_top1_percent": 60.0, "seconds": 5.0,
+     "parts": {"label": 2.3, "method": 3.1, "label_weight": 0.1, "method_weight": 0.9, "soft_weight": 0.0}},
+    {"epoch": 2, "loss": 1.2, "val_top1_percent": 80.0, "seconds": 5.0,
+     "parts": {"label": 1.4, "method": 1.7, "label_weight": 0.1, "method_weight": 0.9000000357, "soft_weight": 0.0}},
+    {"epoch": 3, "loss": 0.8, "val_top1_percent": 90.0, "seconds": 5.0,
+     "parts": {"label": 0.8, "label_weight": 1.0, "method_weight": 0.0, "soft_weight": 0.0}},
+    {"epoch": 4, "loss": 0.5, "val_top1_percent": 95.0, "seconds": 5.0,
+     "parts": {"label": 0.5, "label_weight": 1.0, "method_weight": 0.0, "soft_weight": 0.0}}]
+
+
+@pytest.fixture
+def fidelity() -> dict[str, Any]:
+    """fidelity.json of the made-up build, fresh for each test."""
+    return copy.deepcopy(FIDELITY)
+
+
+@pytest.fixture
+def taught_report() -> Report:
+    """The made-up build with a teacher: compared with it, and taught by DKD with an early stop."""
+    return make_report(Recipe.model_validate(RECIPE), ENVIRONMENT, DATA, STAGES, ENGINES, GAPS, None,
+                       {"teacher": HISTORY["train"], "train": TAUGHT_HISTORY}, FIDELITY,
+                       {"train": {"method": "dkd", "teacher_sha256": "ef" * 32}})
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 import shutil
 import subprocess
@@ -18,6 +20,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--hide-scrollbars")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+SHEET = b"\x89PNG\r\n\x1a\n" + bytes(range(256))  # not a picture, but bytes are all that the page is given
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 
 
@@ -84,6 +87,52 @@ def test_names_from_the_outside_stay_text(sample_report: Report):
     assert any(attack in text for text in outline.texts)
 
 
+def test_the_picture_sheet_is_held_by_the_page_and_nothing_else_is_loaded(taught_report: Report):
+    page = render_html(taught_report, SHEET)
+    outline = Outline(page)
+    sources = [value for name, value in outline.attributes if name == "src"]
+    assert outline.open == [] and outline.tags.count("img") == 1
+    assert sources == [f"data:image/png;base64,{base64.b64encode(SHEET).decode()}"]
+    assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:\"" in page
+    assert not {"href", "srcset", "action", "data", "xlink:href"} & {name for name, _ in outline.attributes}
+
+
+def test_without_a_sheet_the_figures_stand_alone(taught_report: Report):
+    outline = Outline(render_html(taught_report))
+    assert outline.open == [] and "img" not in outline.tags and "figure" in outline.tags
+    assert "Centred cosine" in outline.texts
+
+
+def test_what_was_taught_is_told_only_where_it_was_compared(sample_report: Report, taught_report: Report):
+    assert "What was taught" not in render_html(sample_report, SHEET)
+    text = " ".join("".join(Outline(render_html(taught_report)).texts).split())
+    for told in ("What was taught", "0.0123", "0.0101–0.0147", "98.89", "Grad-CAM", "0.753", "0.735 to 0.771", "above random",
+                 "Colour jitter", "train (dkd)", "dkd 0.9 until epoch 2, then exactly 0"):
+        assert told in text
+
+
+def test_parts_that_were_not_asked_for_leave_no_table(taught_report: Report, fidelity: dict[str, Any]):
+    report = changed(taught_report, fidelity=fidelity | {"jitter": None, "gradcam": None, "gradcam_reason": "no <gradients>"})
+    text = "".join(Outline(render_html(report, SHEET)).texts)
+    assert "No Grad-CAM maps: no <gradients>." in text and "Colour jitter" not in text and "Centred cosine" not in text
+
+
+def test_what_was_compared_stays_text_too(taught_report: Report, fidelity: dict[str, Any]):
+    attack = '<script>alert("x")</script>'
+    fidelity["teacher"]["name"] = fidelity["engines"][0]["name"] = fidelity["jitter"]["engines"][0]["name"] = attack
+    fidelity["gradcam"]["student_layer"] = attack
+    fidelity["jitter"]["settings"] = {attack: 1}
+    training = [{"title": "train", "taught": {"method": attack}, "epochs": [
+        {"epoch": e, "loss": 1.0, "parts": {attack: 1.0, f"{attack}_weight": float(e)}} for e in (1, 2)]}]
+    outline = Outline(render_html(changed(taught_report, fidelity=fidelity, training=training)))
+    assert "script" not in outline.tags and sum(attack in text for text in outline.texts) > 6
+
+
+def test_the_terms_of_the_loss_are_drawn_and_so_are_the_weights_that_change(taught_report: Report):
+    labels = re.findall(r'aria-label="train \(dkd\): ([^"]+?) over', render_html(taught_report))
+    assert labels == ["loss", "val top-1, %", "label loss", "dkd loss", "weight of labels", "weight of dkd"]
+
+
 def test_drawings_and_bars_are_told_to_screen_readers(sample_report: Report):
     page = render_html(sample_report)
     labels = re.findall(r'<svg[^>]*role="img"[^>]*aria-label="([^"]+)"', page)
@@ -118,10 +167,21 @@ def test_chromium_renders_the_page_and_shows_its_figures(sample_report: Report, 
 
 
 @needs_browser
+def test_chromium_shows_the_sheet_under_the_pages_own_policy(taught_report: Report, tmp_path: Path):
+    from PIL import Image
+
+    picture = io.BytesIO()
+    Image.new("RGB", (60, 200), (255, 0, 255)).save(picture, "PNG")
+    browse(render_html(taught_report, picture.getvalue()), tmp_path, "--window-size=1200,6000", f"--screenshot={tmp_path / 'page.png'}")
+    seen = dict((colour, count) for count, colour in Image.open(tmp_path / "page.png").convert("RGB").getcolors(1 << 24))
+    assert seen.get((255, 0, 255), 0) > 400 * 600  # 420 wide less a border, 640 high of what would be 1400
+
+
+@needs_browser
 @pytest.mark.parametrize("width", [1200, 500])
-def test_chromium_paints_the_page_without_a_sideways_scroll(sample_report: Report, tmp_path: Path, width: int):
+def test_chromium_paints_the_page_without_a_sideways_scroll(taught_report: Report, tmp_path: Path, width: int):
     probe = "<script>document.title='wide by '+(document.documentElement.scrollWidth-innerWidth)</script></body>"
-    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", render_html(sample_report)).replace("</body>", probe)
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", render_html(taught_report)).replace("</body>", probe)
     dom = browse(page, tmp_path, f"--window-size={width},1600", "--dump-dom")
     assert "<title>wide by 0</title>" in dom
 

@@ -18,6 +18,11 @@ def test_gaps_history_and_limits_find_their_places(sample_report: Report):
     assert sum(limit.held is False for limit in sample_report.limits) == 3
 
 
+def test_the_comparison_and_the_lesson_find_their_places(taught_report: Report):
+    assert taught_report.fidelity is not None and taught_report.fidelity.images == 360
+    assert [run.taught and run.taught.method for run in taught_report.training] == [None, "dkd"]
+
+
 def test_three_files_are_written_and_nothing_else_stays(sample_report: Report, tmp_path: Path):
     paths = write_report(sample_report, tmp_path / "deep" / "out")
     assert sorted(p.name for p in (tmp_path / "deep" / "out").iterdir()) == ["report.html", "report.json", "report.md"]

@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from toolchain.errors import ToolchainError
+from toolchain.report.fidelity import Fidelity
 from toolchain.report.make import write_report
 from toolchain.report.schema import EngineResult, Report, load_report
 
@@ -24,6 +25,41 @@ def test_a_report_read_back_is_the_report_written(sample_report: Report, tmp_pat
     write_report(sample_report, tmp_path)
     assert load_report(tmp_path / "report.json") == sample_report
     assert load_report(tmp_path / "report.json").to_json() == (tmp_path / "report.json").read_text(encoding="utf-8")
+
+
+def test_what_was_taught_is_read_back_as_its_stage_wrote_it(taught_report: Report, fidelity: dict[str, Any], tmp_path: Path):
+    write_report(taught_report, tmp_path)
+    assert load_report(tmp_path / "report.json") == taught_report
+    content = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert content["fidelity"] == fidelity and content["schema_version"] == 1
+    assert content["fidelity"]["jitter"]["settings"]["seed"] == 7
+    assert content["training"][1]["taught"]["method"] == "dkd" and content["training"][0]["taught"] is None
+    assert content["training"][1]["epochs"][3]["parts"]["method_weight"] == 0
+
+
+def test_a_report_from_before_distillation_still_loads(sample_report: Report, tmp_path: Path):
+    content = json.loads(sample_report.to_json())
+    del content["fidelity"]
+    for run in content["training"]:
+        del run["taught"]
+        for epoch in run["epochs"]:
+            del epoch["parts"]
+    (tmp_path / "report.json").write_text(json.dumps(content))
+    old = load_report(tmp_path / "report.json")
+    assert old.fidelity is None and old.training[0].epochs[0].parts == {} and old == sample_report
+
+
+@pytest.mark.parametrize(("part", "complaint"), [({"images": 0}, "fidelity.images"), ({"teacher": None}, "fidelity.teacher")])
+def test_a_wrong_figure_of_the_comparison_is_named(
+        taught_report: Report, fidelity: dict[str, Any], tmp_path: Path, part: dict[str, Any], complaint: str):
+    with pytest.raises(ToolchainError, match=complaint):
+        load_report(saved(taught_report, tmp_path, fidelity=fidelity | part))
+
+
+def test_the_sheet_is_a_file_beside_the_report(fidelity: dict[str, Any]):
+    for name in ("../secret.png", "a/b.png", "x](http:y.png"):
+        with pytest.raises(ValidationError, match="sheet"):
+            Fidelity.model_validate(fidelity | {"gradcam": fidelity["gradcam"] | {"sheet": name}})
 
 
 def test_the_keys_the_contract_names_are_there(sample_report: Report):

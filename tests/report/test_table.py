@@ -46,3 +46,10 @@ def test_broken_limits_stand_below_and_the_rest_is_counted(sample_report: Report
 def test_a_terminal_without_unicode_gets_the_same_table_in_ascii(sample_report: Report):
     text = printed(sample_report, 124, terminal=False, encoding="ascii")
     assert "6.62x" in text and "NO int8.openvino.cpu_x86" in text and "?" not in text
+
+
+def test_one_line_says_how_near_the_teacher_is(sample_report: Report, taught_report: Report):
+    assert "teacher" not in printed(sample_report, 200, terminal=False)
+    assert printed(taught_report, 200, terminal=False).splitlines()[-1] == (
+        "KL to the teacher 0.0123 nats, agreement 98.89 % (fp32.onnxruntime.cpu_x86); "
+        "0.0140 nats, 98.61 % (int8.onnxruntime.cpu_x86)")

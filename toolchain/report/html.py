@@ -6,6 +6,7 @@ SVG of `plot` is trusted, and it escapes its texts itself.
 
 from __future__ import annotations
 
+import base64
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from toolchain.report import plot, words
+from toolchain.report import plot, taught, training, words
 from toolchain.report.limits import amount, asks, broken, matrix, weight_share
 from toolchain.report.schema import EngineResult, LimitResult, Report
 
@@ -142,15 +143,38 @@ def _limits(report: Report) -> dict[str, Any]:
     return {"columns": columns, "rows": lines, "broken": broken(report.limits), "reasons": "; ".join(reasons)}
 
 
+def _taught(report: Report, sheet: bytes | None) -> dict[str, Any] | None:
+    """What the page says of student and teacher; the picture sheet is held by the page itself."""
+    found = report.fidelity
+    if found is None:
+        return None
+    maps, jitter, engines = found.gradcam, found.jitter, {e.name: e for e in report.engines}
+    return {
+        "intro": taught.intro(found), "titles": taught.ENGINE_TITLES, "rows": taught.engine_rows(found),
+        "meanings": taught.MEANINGS, "no_maps": taught.no_maps(found), "engines": {
+            name: {"precision": e.precision, "runtime": words.runtime_name(e.runtime),
+                   "target": e.target.replace("+", " + ")} for name, e in engines.items()},
+        "maps": maps and {"intro": taught.map_intro(maps), "titles": taught.MAP_TITLES,
+                          "rows": taught.map_rows(maps), "meanings": taught.MAP_MEANINGS},
+        "sheet": f"data:image/png;base64,{base64.b64encode(sheet).decode()}" if maps and sheet else "",
+        "jitter": jitter and {"intro": taught.jitter_intro(jitter), "titles": taught.JITTER_TITLES,
+                              "rows": taught.jitter_rows(found)},
+    }
+
+
 def _training(report: Report) -> list[dict[str, Any]]:
     runs = []
     for run in report.training:
-        spent = sum(e.seconds or 0.0 for e in run.epochs)
-        charts = [(title, plot.curve([(e.epoch, getattr(e, field)) for e in run.epochs], f"{run.title}: {title}",
-                                     percent=field == "val_top1_percent"))
-                  for title, field in (("loss", "loss"), ("val top-1, %", "val_top1_percent"))]
-        runs.append({"title": run.title, "charts": [(t, Markup(c)) for t, c in charts if c],
-                     "note": f"{len(run.epochs)} epoch{'' if len(run.epochs) == 1 else 's'}, {words.seconds(spent)}"})
+        title, count = training.run_title(run), len(run.epochs)
+        drawn = [training.Term("loss", [(e.epoch, e.loss) for e in run.epochs]),
+                 training.Term("val top-1, %", [(e.epoch, e.val_top1_percent) for e in run.epochs]),
+                 *training.terms(run)]
+        charts = [(t.title, plot.curve(t.values, f"{title}: {t.title}", percent=t.title.endswith("%"))) for t in drawn]
+        spent = words.seconds(sum(e.seconds or 0.0 for e in run.epochs))
+        notes = [f"{count} epoch{'' if count == 1 else 's'}, {spent}", training.weights_told(run),
+                 training.peers_told(run)]
+        runs.append({"title": title, "charts": [(t, Markup(c)) for t, c in charts if c],
+                     "notes": [note for note in notes if note]})
     return runs
 
 
@@ -173,8 +197,8 @@ def _yaml_lines(recipe: dict[str, Any]) -> list[tuple[str, str, str]]:
     return lines
 
 
-def render_html(report: Report) -> str:
-    """report.html as text; the same report gives the same bytes."""
+def render_html(report: Report, sheet: bytes | None = None) -> str:
+    """report.html as text; the same report gives the same bytes. sheet: PNG of the Grad-CAM maps, held by the page."""
     environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
     best = words.best_engine(report)
@@ -185,7 +209,7 @@ def render_html(report: Report) -> str:
         precisions=list(dict.fromkeys(e.precision for e in report.engines)),
         engines=[_row(e, report, best) for e in report.engines],
         storage=_storage(report), strips=_strips(report), throughput=_throughput(report), limits=_limits(report),
-        training=_training(report), stages=_stages(report), total=words.seconds(total),
+        taught=_taught(report, sheet), training=_training(report), stages=_stages(report), total=words.seconds(total),
         how=words.how_measured(report), environment=words.environment_rows(report),
         packages=[(n, v) for n, v in report.environment.packages.items() if v], yaml_lines=_yaml_lines(report.recipe),
         unmeasured=[e.name for e in report.engines if not e.measured],

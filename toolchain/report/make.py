@@ -9,6 +9,7 @@ from typing import Any
 from toolchain.errors import WorkDirError
 from toolchain.files import write_text
 from toolchain.recipe.schema import Recipe
+from toolchain.report.fidelity import Fidelity, Taught
 from toolchain.report.limits import check_limits
 from toolchain.report.schema import (
     DataFacts,
@@ -26,18 +27,22 @@ def make_report(recipe: Recipe, environment: Mapping[str, Any], dataset: Mapping
                 stages: Sequence[Mapping[str, Any]], engines: Sequence[Mapping[str, Any]],
                 gaps: Mapping[str, Mapping[str, Any]] | None = None,
                 limits: Sequence[LimitResult] | None = None,
-                history: Mapping[str, Sequence[Mapping[str, Any]]] | None = None) -> Report:
+                history: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+                fidelity: Mapping[str, Any] | None = None,
+                taught: Mapping[str, Mapping[str, Any]] | None = None) -> Report:
     """Join what the stages delivered into one Report.
 
     environment: `doctor.examine()`. dataset: {name, classes, train, val, test (image counts), split_sha256,
     calibration {source, images} or null}. stages: {name, key, cached, seconds}. engines: measured.json's records.
     gaps: engine name -> {max_abs, relative, argmax_agreement}. limits: null judges `recipe.limits` here.
-    history: title of a training run -> its epochs {epoch, loss, val_top1_percent, seconds}.
+    history: title of a training run -> its epochs {epoch, loss, val_top1_percent, seconds, parts}.
+    fidelity: fidelity.json of its stage. taught: title of a training run -> its taught.json.
     Raises pydantic.ValidationError where a stage delivered something else: that is a bug, not the user's mistake.
     """
     gaps = gaps or {}
     records = [EngineResult.model_validate({**e, "gap": gaps.get(e["name"], e.get("gap"))}) for e in engines]
-    runs = [TrainingRun(title=title, epochs=[Epoch.model_validate(dict(e)) for e in epochs])
+    lessons = {title: Taught.model_validate(dict(facts)) for title, facts in (taught or {}).items()}
+    runs = [TrainingRun(title=title, epochs=[Epoch.model_validate(dict(e)) for e in epochs], taught=lessons.get(title))
             for title, epochs in (history or {}).items()]
     return Report(
         recipe=recipe.model_dump(mode="json"),
@@ -47,6 +52,7 @@ def make_report(recipe: Recipe, environment: Mapping[str, Any], dataset: Mapping
         engines=records,
         limits=list(limits) if limits is not None else check_limits(recipe.limits, records),
         training=runs,
+        fidelity=Fidelity.model_validate(dict(fidelity)) if fidelity else None,
     )
 
 
@@ -61,13 +67,14 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def write_report(report: Report, folder: Path) -> dict[str, Path]:
+def write_report(report: Report, folder: Path, sheet: bytes | None = None) -> dict[str, Path]:
     """Write report.json, report.md and report.html into `folder`; returns {"json", "md", "html"} -> path.
 
+    sheet: the PNG that `report.fidelity.gradcam.sheet` names; report.html holds it, report.md links it by that name.
     Raises WorkDirError where the folder cannot be written.
     """
     from toolchain.report.html import render_html  # jinja2 and yaml load only when a report is written
     from toolchain.report.markdown import render_markdown
 
-    texts = {"json": report.to_json(), "md": render_markdown(report), "html": render_html(report)}
+    texts = {"json": report.to_json(), "md": render_markdown(report), "html": render_html(report, sheet)}
     return {kind: _write(Path(folder) / f"report.{kind}", text) for kind, text in texts.items()}

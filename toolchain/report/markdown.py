@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from toolchain.report import words
+from toolchain.report import taught, training, words
+from toolchain.report.fidelity import Fidelity
 from toolchain.report.limits import amount, asks, broken, matrix
 from toolchain.report.schema import EngineResult, LimitResult, Report
 
@@ -81,18 +82,52 @@ def _limits(report: Report) -> str:
     return "## Limits\n" + "\n\n".join(part for part in parts if part)
 
 
+def _taught(report: Report) -> str:
+    found = report.fidelity
+    if found is None:
+        return ""
+    rows = [[code(r.name), _with(r.top1, r.top1_interval), _with(r.kl, r.kl_interval), r.kl_epsilon, r.js,
+             _with(r.agreement, r.agreement_interval)] for r in taught.engine_rows(found)]
+    meanings = "\n".join(f"- {name}: {told}" for name, told in taught.MEANINGS)
+    parts = [taught.intro(found), table(taught.ENGINE_TITLES, rows), meanings, _jitter(found), _maps(found)]
+    return "## What was taught\n" + "\n\n".join(part for part in parts if part)
+
+
+def _maps(found: Fidelity) -> str:
+    maps = found.gradcam
+    if maps is None:
+        return escape(taught.no_maps(found))
+    rows = [[r.what, _with(r.student, r.student_interval), r.random, r.teacher, r.verdict]
+            for r in taught.map_rows(maps)]
+    return "\n\n".join(["### Grad-CAM\n" + escape(taught.map_intro(maps)), table(taught.MAP_TITLES, rows),
+                        "\n".join(f"- {told}" for told in taught.MAP_MEANINGS),
+                        f"![Images with the maps of teacher and student]({maps.sheet})"])
+
+
+def _jitter(found: Fidelity) -> str:
+    if found.jitter is None:
+        return ""
+    rows = [[code(r.name), r.clean, r.jittered, _with(r.drop, r.drop_interval), r.verdict]
+            for r in taught.jitter_rows(found)]
+    return f"### Colour jitter\n{escape(taught.jitter_intro(found.jitter))}\n\n" + table(taught.JITTER_TITLES, rows)
+
+
 def _training(report: Report) -> str:
-    rows = []
+    rows, notes = [], []
     for run in report.training:
         best = max((e.val_top1_percent for e in run.epochs if e.val_top1_percent is not None), default=None)
         last = run.epochs[-1] if run.epochs else None
         spent = [e.seconds for e in run.epochs if e.seconds is not None]
         loss = f"{last.loss:.4g}" if last and last.loss is not None else words.NOTHING
-        rows.append([escape(run.title), str(len(run.epochs)), loss,
+        title = escape(training.run_title(run))
+        told = (training.weights_told(run), training.peers_told(run))
+        notes += [f"- {title}: {escape(sentence)}" for sentence in told if sentence]
+        rows.append([title, str(len(run.epochs)), loss,
                      words.percent(last.val_top1_percent if last else None), words.percent(best),
                      words.seconds(sum(spent) if spent else None)])
     titles = ["Run", "Epochs", "Last loss", "Last val top-1 %", "Best val top-1 %", "Time"]
-    return "## Training\n" + table(titles, rows) if rows else ""
+    parts = ["## Training\n" + table(titles, rows), "\n".join(notes)] if rows else []
+    return "\n\n".join(part for part in parts if part)
 
 
 def _details(report: Report) -> str:
@@ -131,7 +166,7 @@ def render_markdown(report: Report) -> str:
         f"# {escape(report.recipe.get('name', 'build'))}",
         f"**{escape(words.headline(report))}**",
         "## Engines\n" + table(ENGINE_TITLES, map(_engine_row, report.engines)),
-        _limits(report), _throughput(report), _training(report),
+        _limits(report), _throughput(report), _taught(report), _training(report),
         "## How this was measured\n" + "\n".join(f"- {line}" for line in words.how_measured(report)),
         _details(report), _data(report), _stages(report), _environment(report),
     ]

@@ -8,22 +8,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from toolchain.errors import ToolchainError
+from toolchain.report.fidelity import Fidelity, Taught
+from toolchain.report.part import Bytes, Part, Percent, Positive
 
 SCHEMA_VERSION: Literal[1] = 1
-Percent = Annotated[float, Field(ge=0, le=100)]
-Positive = Annotated[float, Field(gt=0)]
-Bytes = Annotated[int, Field(ge=0)]
-
-
-class Part(BaseModel):
-    """Frozen; keys of later versions are kept; NaN and infinity are no measurements."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
 
 class Gpu(Part):
@@ -195,6 +188,7 @@ class Epoch(Part):
     loss: float | None = None
     val_top1_percent: Percent | None = None
     seconds: float | None = Field(None, ge=0)
+    parts: dict[str, float] = Field({}, description="means of the loss's terms, unweighted, and of their `_weight`s")
 
 
 class TrainingRun(Part):
@@ -202,6 +196,7 @@ class TrainingRun(Part):
 
     title: str
     epochs: list[Epoch]
+    taught: Taught | None = Field(None, description="null: learned from the labels alone")
 
 
 class Report(Part):
@@ -215,6 +210,7 @@ class Report(Part):
     engines: list[EngineResult]
     limits: list[LimitResult] = []
     training: list[TrainingRun] = []
+    fidelity: Fidelity | None = Field(None, description="null: the recipe has no measure.fidelity")
 
     def to_json(self) -> str:
         """report.json as text, indented by two, a newline at the end; the same report gives the same bytes."""

@@ -14,7 +14,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from toolchain.report import words
+from toolchain.report import taught, words
 from toolchain.report.limits import RULES, amount, asks
 from toolchain.report.schema import EngineResult, LimitResult, Report
 
@@ -116,7 +116,10 @@ def render_table(report: Report, width: int, plain: bool) -> RenderableType:
     parts: list[RenderableType] = [Text(""), table, Text("")]
     if report.limits:
         parts += [Text("Limits", style="bold"), *limit_lines(report.limits), Text("")]
-    return Group(*parts, Text(words.headline(report), style="bold"))
+    parts.append(Text(words.headline(report), style="bold"))
+    if told := taught.summary(report):
+        parts.append(Text(told))
+    return Group(*parts)
 
 
 def print_report(report: Report, console: Console | None = None) -> None:

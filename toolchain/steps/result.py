@@ -35,15 +35,23 @@ def reported(recipe: Recipe, work: WorkDir, engines: dict[str, Engine], stages: 
     report = make_report(
         recipe, examine(), data,
         [{"name": s.name, "key": s.key, "cached": s.cached, "seconds": s.seconds} for s in work.stages], records,
-        history={name: [_epoch(e) for e in _read(folders[name] / "history.json")]
-                 for name in TRAINING_STAGES if name in folders})
-    write_report(report, work.out)
+        history={name: [_epoch(e) for e in epochs] for name, epochs in _of_training(folders, "history.json").items()},
+        fidelity=_read(folders["fidelity"] / "fidelity.json") if "fidelity" in folders else None,
+        taught=_of_training(folders, "taught.json"))
+    sheet = folders["fidelity"] / "gradcam.png" if "fidelity" in folders else None
+    write_report(report, work.out, sheet.read_bytes() if sheet and sheet.is_file() else None)
     return report
+
+
+def _of_training(folders: dict[str, Path], file: str) -> dict[str, Any]:
+    """What the training stages that have such a file wrote; a teacher that came as a file was not trained here."""
+    return {name: _read(folders[name] / file) for name in TRAINING_STAGES
+            if name in folders and (folders[name] / file).is_file()}
 
 
 def _epoch(epoch: dict[str, Any]) -> dict[str, Any]:
     return {"epoch": epoch["epoch"], "loss": epoch["train_loss"], "val_top1_percent": epoch["val_top1"],
-            "seconds": epoch["seconds"]}
+            "seconds": epoch["seconds"], "parts": epoch.get("parts", {})}
 
 
 def _read(path: Path) -> Any:

@@ -1,0 +1,18 @@
+"""What every part of report.json is made of."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Percent = Annotated[float, Field(ge=0, le=100)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Bytes = Annotated[int, Field(ge=0)]
+
+
+class Part(BaseModel):
+    """Frozen; keys of later versions are kept; NaN and infinity are no measurements."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
