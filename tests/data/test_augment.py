@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from toolchain.data.augment import augmented, draw_epoch
-from toolchain.recipe.schema import Augment
+from toolchain.data.augment import augmented, draw_epoch, is_fixed_view
+from toolchain.recipe.data import Augment, Jitter
 
 
 def one(values) -> np.ndarray:
@@ -50,3 +50,18 @@ def test_corners_fill_the_range_and_half_of_the_images_are_mirrored():
 
 def test_without_flip_nothing_is_mirrored():
     assert not draw_epoch(100, Augment(crop_padding=0, flip=False), 0, 0).mirror.any()
+
+
+def test_the_view_is_fixed_without_crop_mirror_and_jitter_only():
+    assert is_fixed_view(Augment(crop_padding=0, flip=False))
+    assert not is_fixed_view(Augment(crop_padding=1, flip=False))
+    assert not is_fixed_view(Augment(crop_padding=0, flip=True))
+    assert not is_fixed_view(Augment(crop_padding=0, flip=False, jitter=Jitter()))
+
+
+def test_jitter_is_drawn_after_the_rest_so_that_the_rest_stays():
+    plain, coloured = (draw_epoch(30, Augment(jitter=jitter), 1, 2) for jitter in (None, Jitter()))
+    assert plain.jitter is None and coloured.jitter.shape == (30, 4)
+    for name in ("order", "top", "left", "mirror"):
+        assert np.array_equal(getattr(plain, name), getattr(coloured, name))
+    assert not np.array_equal(coloured.jitter, draw_epoch(30, Augment(jitter=Jitter()), 1, 3).jitter)

@@ -3,12 +3,14 @@ import pytest
 import torch
 
 from toolchain.data import load_dataset
+from toolchain.data.augment import draw_epoch
 from toolchain.data.dataset import split_dataset
+from toolchain.data.jitter import jittered
 from toolchain.data.loader import eval_batches, rank_positions, train_batches
 from toolchain.data.preprocess import Preprocess
 from toolchain.data.source import Loaded, Source
 from toolchain.errors import DataError
-from toolchain.recipe.schema import Augment, Digits
+from toolchain.recipe.data import Augment, Digits, Jitter
 
 PLAIN = Augment(crop_padding=0, flip=False)
 
@@ -42,9 +44,10 @@ def test_the_same_seed_and_epoch_give_the_same_bits_and_another_epoch_does_not(d
     assert not torch.equal(epoch(3), epoch(4))
 
 
-def test_two_processes_see_together_what_one_sees_alone(digits):
+@pytest.mark.parametrize("jitter", [None, Jitter()])
+def test_two_processes_see_together_what_one_sees_alone(digits, jitter):
     def indices(rank, world_size, batch_size):
-        augment = Augment(crop_padding=2, flip=True)
+        augment = Augment(crop_padding=2, flip=True, jitter=jitter)
         return list(train_batches(digits.train, digits.preprocess, augment, batch_size, 0, 0, rank, world_size))
 
     alone, first, second = indices(0, 1, 64), indices(0, 2, 32), indices(1, 2, 32)
@@ -52,6 +55,17 @@ def test_two_processes_see_together_what_one_sees_alone(digits):
     for whole, left, right in zip(alone, first, second, strict=True):
         assert torch.equal(whole.indices, torch.cat([left.indices, right.indices]))
         assert torch.equal(whole.images, torch.cat([left.images, right.images]))
+
+
+def test_training_images_are_jittered_by_the_draws_of_their_position_and_test_images_never(digits):
+    augment = PLAIN.model_copy(update={"jitter": Jitter()})
+    batch = list(train_batches(digits.train, digits.preprocess, augment, 64, seed=3, epoch=1))[1]
+    draws, indices = draw_epoch(len(digits.train), augment, 3, 1), batch.indices.numpy()
+    assert np.array_equal(indices, draws.order[64:128])
+    expected = jittered(digits.train.images(indices), draws.jitter[64:128])
+    assert np.array_equal(batch.images.numpy(), digits.preprocess.normalize(expected))
+    clean = next(eval_batches(digits.test, digits.preprocess, 8))
+    assert np.array_equal(clean.images.numpy(), digits.preprocess.normalize(digits.test.images(range(8))))
 
 
 def test_what_is_left_over_is_shared_evenly():

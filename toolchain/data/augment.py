@@ -1,4 +1,4 @@
-"""Random crop and mirror on whole uint8 batches; the draws belong to an epoch, not to a process or a batch."""
+"""Random crop, mirror and colours on whole uint8 batches; the draws belong to an epoch, not to a process or a batch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from toolchain.data.jitter import scaled_factors
 from toolchain.recipe.schema import Augment
 
 
@@ -15,13 +16,14 @@ class Draws:
     """One epoch's chance, for every position in its order: n images.
 
     order: int64 (n,) which image stands there. top, left: int64 (n,) corner of the crop in the padded image.
-    mirror: bool (n,).
+    mirror: bool (n,). jitter: float32 (n, 4), see `scaled_factors`; None where colours stay.
     """
 
     order: NDArray[np.int64]
     top: NDArray[np.int64]
     left: NDArray[np.int64]
     mirror: NDArray[np.bool_]
+    jitter: NDArray[np.float32] | None = None
 
 
 def draw_epoch(count: int, augment: Augment, seed: int, epoch: int) -> Draws:
@@ -30,7 +32,8 @@ def draw_epoch(count: int, augment: Augment, seed: int, epoch: int) -> Draws:
     order = random.permutation(count)
     corners = random.integers(0, 2 * augment.crop_padding + 1, size=(2, count))
     mirror = random.random(count) < 0.5 if augment.flip else np.zeros(count, bool)
-    return Draws(order, corners[0], corners[1], mirror)
+    jitter = scaled_factors(random.random((count, 4)), augment.jitter) if augment.jitter else None
+    return Draws(order, corners[0], corners[1], mirror, jitter)
 
 
 def augmented(
@@ -51,4 +54,4 @@ def augmented(
 
 def is_fixed_view(augment: Augment) -> bool:
     """Whether every epoch shows a training image with the same pixels."""
-    return not augment.crop_padding and not augment.flip and getattr(augment, "jitter", None) is None
+    return not augment.crop_padding and not augment.flip and augment.jitter is None

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from toolchain.data.augment import Draws, augmented, draw_epoch
 from toolchain.data.dataset import Split, in_order
+from toolchain.data.jitter import jittered
 from toolchain.data.preprocess import Preprocess
 from toolchain.errors import DataError
 from toolchain.recipe.schema import Augment
@@ -46,6 +47,8 @@ class TrainBatches:
         read = self.split.image_batches(chosen, self.workers)
         for at, indices, images in zip(self.positions, chosen, read, strict=True):
             images = augmented(images, draws.top[at], draws.left[at], draws.mirror[at], self.padding)
+            if draws.jitter is not None:
+                images = jittered(images, draws.jitter[at])
             yield _batch(self.preprocess.normalize(images), self.split.labels[indices], indices)
 
 
