@@ -10,7 +10,7 @@ from toolchain.models import create_model
 from toolchain.prune import prune, replay
 from toolchain.recipe.schema import Channels, TorchModel
 
-NETWORKS = ("vgg11_bn", "resnet18", "mobilenet_v2", "squeezenet1_1")
+NETWORKS = ("vgg11_bn", "resnet18", "mobilenet_v2", "squeezenet1_1", "studentnet")
 
 
 def network(arch: str) -> nn.Module:

@@ -39,6 +39,7 @@ MODELS: dict[str, Constructor] = {
     "mobilenet_v2": _listed("mobilenet", "mobilenet_v2"),
     "squeezenet1_0": _listed("squeezenet", "squeezenet1_0"),
     "squeezenet1_1": _listed("squeezenet", "squeezenet1_1"),
+    "studentnet": _listed("studentnet", "studentnet"),
 }
 
 

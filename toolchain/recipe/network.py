@@ -10,7 +10,7 @@ from toolchain.recipe.section import Section, method_name
 
 ARCHITECTURES = (
     "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn",
-    "resnet18", "resnet34", "resnet50", "mobilenet_v2", "squeezenet1_0", "squeezenet1_1",
+    "resnet18", "resnet34", "resnet50", "mobilenet_v2", "squeezenet1_0", "squeezenet1_1", "studentnet",
 )
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
