@@ -8,15 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refusal import refused
 
 ROOT = Path(__file__).parents[2]
-
-
-def refused(done: Any, code: int, *words: str) -> None:
-    assert done.returncode == code, done.stderr + done.stdout
-    for word in words:
-        assert word in done.stderr, done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def save_network(path: Path, ops: str = "conv", classes: int = 10, size: int = 32) -> Path:

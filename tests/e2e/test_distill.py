@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from test_bad_input import refused
+from refusal import refused
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "recipes" / "distill" / "digits"
