@@ -88,10 +88,11 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"cfg": CFG.model_copy(update={"batch_size": 32})}, {"seed": 4}])
-def test_a_checkpoint_of_another_run_is_not_resumed(tmp_path, change):
+def test_a_checkpoint_of_another_run_is_left_aside_and_said_so(tmp_path, change, capsys):
     with pytest.raises(Interrupted):
         run(tmp_path / "cut", loss=interrupt_after(2))
     assert_same(run(tmp_path / "cut", **change), run(tmp_path / "whole", **change))
+    assert capsys.readouterr().err.count("holds epochs of another run") == 1
 
 
 def overshooting(folder: Path, loss=None):

@@ -16,6 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from toolchain.console import log
 from toolchain.errors import DigestMismatch, TrainError, WorkDirError
 from toolchain.files import write_bytes
 
@@ -62,7 +63,10 @@ def read_history(folder: Path, identity: str) -> list[dict[str, Any]] | None:
     if not path.is_file():
         return None
     record = _read_record(path)
-    return record["history"] if record["identity"] == identity else None
+    if record["identity"] != identity:
+        log(f"  {folder}: holds epochs of another run (other data, settings or starting weights); training starts anew")
+        return None
+    return record["history"]
 
 
 def restore(folder: Path, model: nn.Module, optimizer: Optimizer | None = None) -> None:
