@@ -11,7 +11,7 @@ from toolchain.distill.crd import CrdTerm
 from toolchain.distill.embeddings import Embeddings
 from toolchain.distill.features import Outputs
 from toolchain.distill.memory_banks import MemoryBanks
-from toolchain.recipe.schema import Crd
+from toolchain.recipe.distill import Crd
 
 SPLIT = "ab" * 32
 

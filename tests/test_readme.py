@@ -130,3 +130,10 @@ def test_the_map_names_every_room() -> None:
     rooms = {p.name.removesuffix(".py") for p in (ROOT / "toolchain").iterdir()
              if not p.name.startswith("__") and (p.suffix == ".py" or (p / "__init__.py").is_file())}
     assert not {room for room in rooms if f"`{room}" not in README}
+
+
+def test_the_table_of_distillation_methods_names_each_of_them() -> None:
+    from toolchain.distill import DISTILL
+
+    table = README.split("| `distill.method` |")[1].split("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.M) == list(DISTILL)

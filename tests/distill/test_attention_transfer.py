@@ -12,7 +12,8 @@ from toolchain.data.loader import Batch
 from toolchain.distill.attention_transfer import attention_loss, attention_map, attention_transfer
 from toolchain.distill.objective import Setting
 from toolchain.errors import TrainError
-from toolchain.recipe.schema import AttentionTransfer, Train
+from toolchain.recipe.distill import AttentionTransfer
+from toolchain.recipe.schema import Train
 from toolchain.train import Progress
 
 TEACHER = {"model": {"arch": "vgg11"}}

@@ -10,7 +10,8 @@ from train_data import small_net, squares
 from toolchain.distill.crd_inbatch import crd_inbatch, infonce_inbatch
 from toolchain.distill.objective import Setting
 from toolchain.errors import TrainError
-from toolchain.recipe.schema import CrdInbatch, Sgd, Train
+from toolchain.recipe.distill import CrdInbatch
+from toolchain.recipe.schema import Sgd, Train
 from toolchain.train import fit
 
 

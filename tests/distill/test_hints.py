@@ -12,7 +12,8 @@ from toolchain.data.loader import Batch
 from toolchain.distill.hints import hint_loss, hints, regressor, staged
 from toolchain.distill.objective import Setting
 from toolchain.errors import TrainError
-from toolchain.recipe.schema import Hints, Train
+from toolchain.recipe.distill import Hints
+from toolchain.recipe.schema import Train
 from toolchain.train import Progress, fit
 
 TEACHER = {"model": {"arch": "vgg11"}}

@@ -11,7 +11,8 @@ from toolchain.data.loader import train_batches
 from toolchain.distill import DISTILL, distillation_loss
 from toolchain.distill.objective import Weights, objective, scheduled
 from toolchain.errors import TrainError
-from toolchain.recipe.schema import Augment, Distill, Dkd, EarlyStop, Mutual, SoftTargets, Train
+from toolchain.recipe.distill import Dkd, EarlyStop, Mutual, SoftTargets
+from toolchain.recipe.schema import Augment, Distill, Train
 from toolchain.train import Progress, fit
 
 FIRST = Progress(0, 10)
@@ -73,7 +74,7 @@ def test_the_teacher_is_no_part_of_what_is_trained_and_saved():
 
 
 def test_soft_targets_can_be_added_to_a_method_that_compares_features():
-    from toolchain.recipe.schema import AttentionTransfer
+    from toolchain.recipe.distill import AttentionTransfer
 
     student, teacher = Fixed([0.0, 0.0]), Fixed([math.log(3.0), 0.0])
     cfg = AttentionTransfer(method="attention_transfer", teacher=TEACHER, kd_weight=3.0, temperature=1.0)

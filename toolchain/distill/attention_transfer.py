@@ -20,7 +20,7 @@ from toolchain.distill.features import (
 )
 from toolchain.distill.objective import Setting, objective
 from toolchain.errors import TrainError
-from toolchain.recipe.schema import AttentionTransfer
+from toolchain.recipe.distill import AttentionTransfer
 
 if TYPE_CHECKING:
     from toolchain.data.loader import Batch

@@ -19,7 +19,7 @@ from toolchain.distill.embeddings import Embeddings, embeddings_for
 from toolchain.distill.features import Outputs
 from toolchain.distill.memory_banks import MemoryBanks
 from toolchain.distill.objective import Setting, objective
-from toolchain.recipe.schema import Crd
+from toolchain.recipe.distill import Crd
 
 if TYPE_CHECKING:
     from toolchain.train import Loss

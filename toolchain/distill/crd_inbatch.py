@@ -16,7 +16,7 @@ from toolchain.data.loader import Batch
 from toolchain.distill.embeddings import Embeddings, embeddings_for
 from toolchain.distill.features import Outputs
 from toolchain.distill.objective import Setting, objective
-from toolchain.recipe.schema import CrdInbatch
+from toolchain.recipe.distill import CrdInbatch
 
 if TYPE_CHECKING:
     from toolchain.train import Loss

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from toolchain.distill.features import PENULTIMATE, Outputs, Shapes, check_layer, layer_shapes, needs_features
 from toolchain.errors import TrainError
-from toolchain.recipe.schema import Crd, CrdInbatch
+from toolchain.recipe.distill import Crd, CrdInbatch
 
 if TYPE_CHECKING:
     from toolchain.distill.objective import Setting

@@ -12,7 +12,7 @@ from toolchain.distill.divergence import at_least_float32
 from toolchain.distill.features import Outputs, Shapes, check_layer, layer_shapes, needs_features, second_stage
 from toolchain.distill.objective import Setting, Weights, objective, scheduled
 from toolchain.errors import TrainError
-from toolchain.recipe.schema import Hints
+from toolchain.recipe.distill import Hints
 from toolchain.train import Progress
 
 if TYPE_CHECKING:

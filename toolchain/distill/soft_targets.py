@@ -8,7 +8,7 @@ from torch import Tensor
 
 from toolchain.distill.divergence import soft_target_loss
 from toolchain.distill.objective import Outputs, Setting, objective
-from toolchain.recipe.schema import SoftTargets
+from toolchain.recipe.distill import SoftTargets
 
 if TYPE_CHECKING:
     from toolchain.data.loader import Batch

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolchain.files import sha256_file, write_text
+from toolchain.recipe.distill import Mutual
 from toolchain.recipe.load import locate
-from toolchain.recipe.schema import Mutual, Qat, TorchModel, Train
+from toolchain.recipe.schema import Qat, TorchModel, Train
 from toolchain.steps.job import TRAINING_PACKAGES, TRAINING_ROOMS, Job, plain
 from toolchain.steps.teaching import Teacher, check_lesson, lesson, teacher_of
 from toolchain.workdir import Stage, rank

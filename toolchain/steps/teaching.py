@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from toolchain import console
 from toolchain.errors import RecipeError, TrainError
 from toolchain.files import write_text
+from toolchain.recipe.distill import Mutual
 from toolchain.recipe.load import load_recipe, locate
 from toolchain.recipe.schema import (
-    Mutual,
     OnnxModel,
     TeacherCheckpoint,
     TeacherInline,
