@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from toolchain.engines.protocol import Images, Loaded, Logits
+from toolchain.engines.protocol import Images, Logits
 from toolchain.errors import DataError, EngineError
 
 Z95 = 1.959963984540054  # the standard normal's 97.5 % quantile
 TOP = 5
+
+
+class Answers(Protocol):
+    """Whatever gives logits for images: an engine that is open, or a network behind the same method."""
+
+    def infer(self, images: Images) -> Logits:
+        """Logits (N, K) of images (N, C, H, W) float32."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,7 @@ def top_classes(logits: Logits, k: int = TOP) -> NDArray[np.int64]:
 
 
 def predict(
-    engines: Mapping[str, Loaded], batches: Iterable[tuple[Images, NDArray[np.int64]]], labels: NDArray[np.int64],
+    engines: Mapping[str, Answers], batches: Iterable[tuple[Images, NDArray[np.int64]]], labels: NDArray[np.int64],
     classes: int | None, advance: Callable[[int], None] = lambda images: None,
 ) -> dict[str, Predictions]:
     """Every engine's answers to every batch, each batch decoded once.
@@ -44,6 +52,19 @@ def predict(
     Raises EngineError (NaN or infinite logits, wrong class count), DataError (the batches are not those of `labels`).
     """
     tops: dict[str, list[NDArray[np.int64]]] = {name: [] for name in engines}
+    for name, logits in answered(engines, batches, labels, classes, advance):
+        tops[name].append(top_classes(logits))
+    return {name: Predictions(np.concatenate(parts)) for name, parts in tops.items()}
+
+
+def answered(
+    engines: Mapping[str, Answers], batches: Iterable[tuple[Images, NDArray[np.int64]]], labels: NDArray[np.int64],
+    classes: int | None, advance: Callable[[int], None],
+) -> Iterator[tuple[str, Logits]]:
+    """(engine, its logits (n, K)) batch by batch, every engine before the next batch; arguments and errors as `predict`.
+
+    All answer the same images in the order of `labels`, so that they are comparable image by image.
+    """
     seen = 0
     for images, given in batches:
         if not np.array_equal(given, labels[seen : seen + len(given)]):
@@ -52,11 +73,10 @@ def predict(
         for name, engine in engines.items():
             logits = engine.infer(images)
             check_logits(name, logits, len(images), labels, classes)
-            tops[name].append(top_classes(logits))
+            yield name, logits
             advance(len(images))
     if seen != len(labels) or seen == 0:
         raise DataError(f"test split: found {seen} images, expected {len(labels)}")
-    return {name: Predictions(np.concatenate(parts)) for name, parts in tops.items()}
 
 
 def check_logits(name: str, logits: Logits, images: int, labels: NDArray[np.int64], classes: int | None) -> None:

@@ -8,26 +8,19 @@ float64.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.engines.protocol import Images, Logits
 from toolchain.errors import DataError, EngineError
-from toolchain.measure.accuracy import check_logits, percent, wilson_interval
+from toolchain.measure.accuracy import Answers, answered, percent, wilson_interval
 from toolchain.measure.statistics import paired_interval
 
 EPSILON = 1e-10  # the studies' addition to every probability
 ROWS = 4096  # images whose logits are widened to float64 at a time
 PerImage = NDArray[np.float64]  # (N,)
-
-
-class Answers(Protocol):
-    """Whatever gives logits for images: an engine that is open, or a network behind the same method."""
-
-    def infer(self, images: Images) -> Logits:
-        """Logits (N, K) of images (N, C, H, W) float32."""
 
 
 def engine_logits(
@@ -41,18 +34,8 @@ def engine_logits(
     has answered. Raises DataError (the batches are not those of `labels`), EngineError (as `check_logits`).
     """
     parts: dict[str, list[Logits]] = {name: [] for name in engines}
-    seen = 0
-    for images, given in batches:
-        if not np.array_equal(given, labels[seen : seen + len(given)]):
-            raise DataError(f"test images {seen} to {seen + len(given)}: their labels are not those of the split")
-        seen += len(given)
-        for name, engine in engines.items():
-            logits = engine.infer(images)
-            check_logits(name, logits, len(images), labels, classes)
-            parts[name].append(np.asarray(logits, np.float32))
-            advance(len(images))
-    if seen != len(labels) or seen == 0:
-        raise DataError(f"test split: found {seen} images, expected {len(labels)}")
+    for name, logits in answered(engines, batches, labels, classes, advance):
+        parts[name].append(np.asarray(logits, np.float32))
     return {name: np.concatenate(of_one) for name, of_one in parts.items()}
 
 

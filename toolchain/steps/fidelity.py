@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from toolchain.data import Dataset
-    from toolchain.measure.fidelity import Answers
+    from toolchain.measure.accuracy import Answers
 
 
 @dataclass(frozen=True)
