@@ -71,7 +71,8 @@ def _row(e: EngineResult, report: Report, best: EngineResult | None) -> dict[str
         "good" if speedup.low > 1 else "bad" if speedup.high < 1 else "")
     return {
         "name": e.name, "precision": e.precision, "runtime": words.runtime_name(e.runtime),
-        "target": e.target.replace("+", " + "), "measured": e.measured, "best": e is best,
+        "target": e.target.replace("+", " + "), "measured": e.measured,
+        "best": e is best and tone == "good",
         "unmeasured": words.unmeasured(e),
         "top1": words.percent(e.top1_percent), "top1_interval": words.interval(e.top1_interval),
         "top5": words.percent(e.top5_percent), "agreement": words.percent(e.agreement_percent),
