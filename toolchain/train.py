@@ -126,7 +126,7 @@ def fit(
                 totals += torch.stack([value.detach().double() * images, _correct(logits, batch.labels),
                                        totals.new_tensor(images)])
                 for name, said in step_says.items():
-                    parts[name] = parts.get(name, totals.new_zeros(())) + images * torch.as_tensor(said).detach()
+                    parts[name] = parts.get(name, totals.new_zeros(())) + images * torch.as_tensor(said, dtype=torch.float64).detach()
                 pending.append(value.detach())
                 if len(pending) == LOOK_EVERY or step + 1 == steps:
                     seen = torch.stack(pending).tolist()

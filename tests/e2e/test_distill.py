@@ -189,6 +189,24 @@ def test_a_killed_contrastive_run_ends_with_the_weights_of_an_undisturbed_one(
     assert cut == undisturbed
 
 
+def test_over_three_seeds_the_taught_beat_or_equal_the_untaught_and_are_nearer_to_the_teacher(
+    toolchain: Any, tmp_path: Path
+) -> None:
+    rows = "".join(f"  {name}: {{recipe: {DIGITS}/{name}.yaml}}\n" for name in ("independent", "soft_targets", "dkd"))
+    overrides = "".join(f"  - {override}\n" for override in (*QUICK[1:], "measure.fidelity.gradcam=false"))
+    (tmp_path / "study.yaml").write_text(
+        f"name: taught\nseeds: [0, 1, 2]\ncontrol: independent\nset:\n{overrides}rows:\n{rows}")
+    done = toolchain("study", tmp_path / "study.yaml", "--out", tmp_path / "out", timeout=900)
+    assert done.returncode == 0, done.stderr
+    study = json.loads((tmp_path / "out/study.json").read_text())
+    assert not any(row["budget_differs"] for row in study["rows"])  # the same epochs for all
+    figures = {row["name"]: row["figures"] for row in study["rows"]}
+    for method in ("soft_targets", "dkd"):
+        assert figures[method]["top1"]["mean"] >= figures["independent"]["top1"]["mean"]
+        for seed in ("0", "1", "2"):
+            assert figures[method]["kl"]["values"][seed] < figures["independent"]["kl"]["values"][seed]
+
+
 def coloured_folder(place: Path, classes: int) -> Path:
     """A folder dataset of plain colours, one a class."""
     random = np.random.default_rng(0)
