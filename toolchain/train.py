@@ -118,15 +118,16 @@ def fit(
                 _share_gradients(trained, accelerator)
                 if cfg.clip_norm is not None:
                     scaler.unscale_(optimizer)
-                    for part in (model, *trained["loss"].children()) if "loss" in trained else (model,):
-                        nn.utils.clip_grad_norm_(part.parameters(), cfg.clip_norm)
+                    for clipped in (model, *trained["loss"].children()) if "loss" in trained else (model,):
+                        nn.utils.clip_grad_norm_(clipped.parameters(), cfg.clip_norm)
                 scaler.step(optimizer)
                 scaler.update()
                 images = len(batch.labels)
                 totals += torch.stack([value.detach().double() * images, _correct(logits, batch.labels),
                                        totals.new_tensor(images)])
                 for name, said in step_says.items():
-                    parts[name] = parts.get(name, totals.new_zeros(())) + images * torch.as_tensor(said, dtype=torch.float64).detach()
+                    part = images * torch.as_tensor(said, dtype=torch.float64, device=device).detach()
+                    parts[name] = parts.get(name, torch.zeros_like(part)) + part
                 pending.append(value.detach())
                 if len(pending) == LOOK_EVERY or step + 1 == steps:
                     seen = torch.stack(pending).tolist()

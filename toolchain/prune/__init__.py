@@ -1,23 +1,41 @@
-"""Pruning: each method makes a smaller network and a history with which its shapes can be rebuilt before loading."""
+"""Pruning: each method makes a smaller or sparser network and a JSON-able history of what was done.
+
+With the history, shapes can be rebuilt before weights are loaded. Unstructured methods leave shapes alone.
+"""
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 from toolchain.prune.channels import prune_channels, replay_channels
-from toolchain.recipe.schema import Prune
+from toolchain.prune.lottery import prune_lottery
+from toolchain.prune.magnitude import prune_magnitude
+from toolchain.prune.sparse24 import prune_24
+from toolchain.prune.zeros import replay_zeros, sparsity
+from toolchain.recipe.prune import Prune
 
 if TYPE_CHECKING:
     from torch import nn
 
-PRUNERS = {"channels": prune_channels}
-REPLAYS = {"channels": replay_channels}
+SMALLER = {"channels": prune_channels}  # (model, section, image size) -> the pruned copy and its history
+SPARSER = {"magnitude": prune_magnitude, "lottery": prune_lottery, "sparse24": prune_24}  # zero weights in place
+REPLAYS = {"channels": replay_channels, **dict.fromkeys(SPARSER, replay_zeros)}
 
 
-def prune(model: nn.Module, cfg: Prune, image_size: int) -> tuple[nn.Module, dict[str, Any]]:
-    """A pruned copy of `model` by method `cfg.method`, and its JSON-able history. Raises TrainError."""
-    pruned, history = PRUNERS[cfg.method](model, cfg, image_size)
-    return pruned, {"method": cfg.method, **history}
+def prune(
+    model: nn.Module, cfg: Prune, image_size: int, *, number: int = 1, seed: int = 0
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A pruned copy of `model` by method `cfg.method`, and its JSON-able history. Raises TrainError.
+
+    number: the round, from 1, for methods that prune in rounds; the zeros of `model` are those of the rounds before.
+    """
+    if cfg.method in SMALLER:
+        pruned, history = SMALLER[cfg.method](model, cfg, image_size)
+        return pruned, {"method": cfg.method, **history}
+    pruned = copy.deepcopy(model)
+    facts = SPARSER[cfg.method](pruned, cfg, number, seed)
+    return pruned, {"method": cfg.method, **sparsity(pruned), **facts}
 
 
 def replay(model: nn.Module, history: dict[str, Any]) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The sections of the PyTorch side: model, train, prune."""
+"""The sections of the PyTorch side: model and train; prune stands in its own file."""
 
 from __future__ import annotations
 
@@ -95,15 +95,3 @@ class FineTune(Train):
     epochs: int = Field(4, ge=0)
     optimizer: Optimizer = Sgd(method="sgd", lr=0.01)
     schedule: Literal["one_cycle", "cosine", "constant"] = "cosine"
-
-
-class Channels(Section):
-    """Structured channel pruning by the group's L2 norm (DepGraph, Fang et al. 2023), then fine-tuning."""
-
-    method: Literal["channels"]
-    ratio: float = Field(0.5, gt=0, lt=1, description="share of channels to remove from every layer")
-    round_to: int = Field(8, ge=1, description="keep channel counts a multiple of this")
-    finetune: FineTune = FineTune()
-
-
-Prune = Channels  # becomes a union, discriminated by `method`, with the second method

@@ -58,18 +58,17 @@ from toolchain.recipe.fidelity import Fidelity, FrozenJitter
 from toolchain.recipe.network import (
     ARCHITECTURES,
     AdamW,
-    Channels,
     FineTune,
     Fraction,
     MixedPrecision,
     Model,
     OnnxModel,
     Optimizer,
-    Prune,
     Sgd,
     TorchModel,
     Train,
 )
+from toolchain.recipe.prune import Channels, Lottery, Prune
 from toolchain.recipe.section import Section
 
 __all__ = [
@@ -169,6 +168,20 @@ class Recipe(Section):
         if fidelity and isinstance(self.model, OnnxModel):
             raise ValueError("measure.fidelity compares a student that was trained here with its teacher, but the "
                              "model is a finished ONNX file: use `toolchain compare`, or model.arch")
+        return self
+
+    @model_validator(mode="after")
+    def _zeros_survive(self) -> Recipe:
+        if self.prune and self.prune.method != "channels" and isinstance(self.quantize, Qat):
+            raise ValueError(f"prune.method: {self.prune.method} leaves zeros, which quantize: qat would train away; "
+                             "use quantize: ptq, or prune.method: channels")
+        return self
+
+    @model_validator(mode="after")
+    def _rewinding_ends_within_training(self) -> Recipe:
+        if isinstance(self.prune, Lottery) and (self.prune.rewind_epoch or 0) > self.train.epochs:
+            raise ValueError(f"prune.rewind_epoch: found {self.prune.rewind_epoch}, but train.epochs is "
+                             f"{self.train.epochs}; use a smaller rewind_epoch (0: the initialisation)")
         return self
 
     @model_validator(mode="after")

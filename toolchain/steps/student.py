@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from toolchain.files import sha256_file, write_text
 from toolchain.recipe.distill import Mutual
 from toolchain.recipe.load import locate
 from toolchain.recipe.schema import Qat, TorchModel, Train
+from toolchain.steps.fitting import Lesson, fitted, from_labels, keep_history
 from toolchain.steps.job import TRAINING_PACKAGES, TRAINING_ROOMS, Job, plain
+from toolchain.steps.pruning import pruned
 from toolchain.steps.teaching import Teacher, check_lesson, lesson, teacher_of
 from toolchain.workdir import Stage, rank
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from toolchain.data import Dataset
-
-# (network, training section, folder) -> the loss of that run, for as long as it lasts; None: fit's own, from the labels
-Lesson = Callable[["nn.Module", Train, Path], AbstractContextManager[Any]]
 
 
 def teacher(job: Job) -> Teacher | None:
     """The teacher of job.recipe, trained or taken from a file; None where nothing asks for one."""
     def train(name: str, own: Job, model: TorchModel, cfg: Train) -> Stage:
-        return _train(name, own, model, cfg, _from_labels, before=lambda: check_lesson(job, model))
+        return _train(name, own, model, cfg, from_labels, before=lambda: check_lesson(job, model))
 
     return teacher_of(job, train)
 
@@ -40,14 +32,14 @@ def float_student(job: Job, teacher: Teacher | None) -> Stage:
     recipe, distill = job.recipe, job.recipe.distill
     assert isinstance(recipe.model, TorchModel)
     if distill is None:
-        return _prune(job, _train("train", job, recipe.model, recipe.train, _from_labels), _from_labels)
+        return pruned(job, _train("train", job, recipe.model, recipe.train, from_labels), from_labels)
     taught = partial(lesson, job, teacher)
     inputs = [teacher.stage, teacher.data] if teacher else []
     section = [plain(distill, "teacher", "teacher_cache_mb"), [teacher.mean, teacher.std] if teacher else None]
     student = _train("train", job, recipe.model, recipe.train, taught, inputs, section)
     if isinstance(distill, Mutual):  # the peers are as wide as the student was, so a pruned one learns from the labels
-        return _prune(job, student, _from_labels)
-    return _prune(job, student, taught, inputs, section)
+        return pruned(job, student, from_labels)
+    return pruned(job, student, taught, inputs, section)
 
 
 def fine_tuned_quantized(job: Job, student: Stage, float_onnx: Stage, ranges: Stage) -> Stage:
@@ -68,17 +60,13 @@ def fine_tuned_quantized(job: Job, student: Stage, float_onnx: Stage, ranges: St
         if rank() == 0:
             save_model(folder, model, {**load_architecture(student.folder), "folded": True})
             write_text(folder / "learned.json", json.dumps(learned, indent=1, sort_keys=True))
-            _keep_history(folder, history)
+            keep_history(folder, history)
         return f"{len(history)} epochs, {len(learned)} layers, fake-quantized val top-1 {history[-1]['val_top1']:.2f} %"
 
     return job.work.stage(
         "qat", make, section=[plain(cfg, "calibration"), seed], inputs=[student, job.data, float_onnx, ranges],
         rooms=["quantize", *TRAINING_ROOMS], packages=["nvidia-modelopt", *TRAINING_PACKAGES],
         distributed=True)
-
-
-def _from_labels(network: nn.Module, cfg: Train, folder: Path) -> AbstractContextManager[None]:
-    return nullcontext()
 
 
 def _train(
@@ -102,7 +90,7 @@ def _train(
         classes = len(job.dataset().classes)
         network = create_model(model, classes, job.recipe.data.image_size)
         with taught(network, cfg, folder) as loss:
-            summary = _fit(network, job.dataset(), cfg, folder, seed, loss, name)
+            summary = fitted(network, job.dataset(), cfg, folder, seed, loss, name)
         if rank() == 0:
             built = model.model_copy(update={"weights": None}).model_dump(mode="json")
             save_model(folder, network, {"model": built, "num_classes": classes, "pruned": None, "folded": False})
@@ -113,44 +101,3 @@ def _train(
         name, make, section=[plain(model, "weights"), downloaded, plain(cfg), seed, digests, section],
         inputs=[job.data, *teachers], rooms=["distill", *TRAINING_ROOMS],
         packages=["torchvision", *TRAINING_PACKAGES], distributed=True)
-
-
-def _prune(
-    job: Job, student: Stage, taught: Lesson, teachers: Sequence[Stage] = (), section: Sequence[Any] = ()
-) -> Stage:
-    cfg, size, seed = job.recipe.prune, job.recipe.data.image_size, job.recipe.seed + 1
-    if cfg is None:
-        return student
-
-    def make(folder: Path) -> str:
-        from toolchain.models.store import load_architecture, load_model, save_model
-        from toolchain.prune import prune
-
-        model, history = prune(load_model(student.folder), cfg, size)
-        tune = cfg.finetune
-        with taught(model, tune, folder) as loss:
-            summary = _fit(model, job.dataset(), tune, folder, seed, loss, "prune: fine-tune")
-        if rank() == 0:
-            save_model(folder, model, {**load_architecture(student.folder), "pruned": history})
-        return summary
-
-    return job.work.stage(
-        "prune", make, section=[plain(cfg), seed, size, section], inputs=[student, job.data, *teachers],
-        rooms=["prune", "distill", *TRAINING_ROOMS], packages=["torch-pruning", *TRAINING_PACKAGES],
-        distributed=True)
-
-
-def _fit(model: nn.Module, dataset: Dataset, cfg: Train, folder: Path, seed: int, loss: Any, title: str) -> str:
-    """Train in place, keep the history beside the model, and say how it went."""
-    from toolchain.train import evaluate, fit
-
-    history = fit(model, dataset, cfg, folder=folder, seed=seed, loss=loss, title=title)
-    top1 = history[-1]["val_top1"] if history else evaluate(model, dataset.val, dataset.preprocess, cfg.batch_size)
-    if rank() == 0:
-        _keep_history(folder, history)
-    return f"{len(history)} epochs, val top-1 {top1:.2f} %"
-
-
-def _keep_history(folder: Path, history: Any) -> None:
-    write_text(folder / "history.json", json.dumps(history, indent=1))
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the finished model stands beside it
