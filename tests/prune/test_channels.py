@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from toolchain.errors import TrainError
-from toolchain.prune import PRUNERS, REPLAYS, prune, replay
+from toolchain.prune import prune, replay
 from toolchain.prune.channels import classifier
 from toolchain.recipe.schema import Channels
 
@@ -129,7 +129,3 @@ def test_the_classifier_is_the_layer_that_runs_last_not_the_one_written_last():
     model = HeadFirst()
     assert classifier(model, torch.zeros(1, 3, 8, 8)) is model.head
     assert prune(model, cfg(), 8)[0].head.weight.shape == (4, 4)
-
-
-def test_every_method_of_the_recipe_has_a_pruner_and_a_replay():
-    assert set(PRUNERS) == set(REPLAYS) == {Channels.model_fields["method"].annotation.__args__[0]}

@@ -6,7 +6,10 @@ With the history, shapes can be rebuilt before weights are loaded. Unstructured 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
 
 from toolchain.prune.channels import prune_channels, replay_channels
 from toolchain.prune.lottery import prune_lottery
@@ -15,11 +18,11 @@ from toolchain.prune.sparse24 import prune_24
 from toolchain.prune.zeros import replay_zeros, sparsity
 from toolchain.recipe.prune import Prune
 
-if TYPE_CHECKING:
-    from torch import nn
-
-SMALLER = {"channels": prune_channels}  # (model, section, image size) -> the pruned copy and its history
-SPARSER = {"magnitude": prune_magnitude, "lottery": prune_lottery, "sparse24": prune_24}  # zero weights in place
+# (model, section, image size) -> the pruned copy and its history
+SMALLER: dict[str, Callable[..., tuple[nn.Module, dict[str, Any]]]] = {"channels": prune_channels}
+# (model, section, round, seed) -> what else the history holds; weights become zero in place
+SPARSER: dict[str, Callable[..., dict[str, Any]]] = {
+    "magnitude": prune_magnitude, "lottery": prune_lottery, "sparse24": prune_24}
 REPLAYS = {"channels": replay_channels, **dict.fromkeys(SPARSER, replay_zeros)}
 
 
