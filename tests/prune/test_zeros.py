@@ -94,6 +94,16 @@ def test_the_gradient_of_a_zero_weight_is_zero_even_where_a_scaled_loss_overflow
     assert layer.weight[0, 0] == 0 and layer.weight[0, 2] == 0
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU: fp16 with a scaled loss")
+def test_zeros_are_exact_after_training_on_a_gpu_in_half_precision(tmp_path) -> None:
+    model = half_empty()
+    before = zeros(model)
+    with zeros_kept(model):
+        fit(model, squares(), tuning(OPTIMIZERS[0]).model_copy(update={"mixed_precision": "fp16"}), folder=tmp_path, seed=0)
+    assert all(torch.equal(mask, before[name]) for name, mask in zeros(model).items())
+
+
 def test_frozen_weights_are_no_trouble() -> None:
     model = half_empty()
     model[0].requires_grad_(False)
