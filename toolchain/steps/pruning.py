@@ -65,12 +65,13 @@ def _sparser(job: Job, cfg: Magnitude | Lottery | Sparse24, student: Stage, taug
     """Rounds of zeroing and training. A finished one stands in round_<n>/ until the whole is written."""
     if not (folder / "history.json").is_file():  # else only the clearing away was interrupted
         _all_rounds(job, cfg, student, taught, folder)
-    if rank() == 0:
-        for leftover in (*folder.glob("round_*"), folder / "rewind"):
-            shutil.rmtree(leftover, ignore_errors=True)
+    if rank() != 0:
+        return ""  # only rank 0 writes
+    for leftover in (*folder.glob("round_*"), folder / "rewind"):
+        shutil.rmtree(leftover, ignore_errors=True)
     done = json.loads((folder / "architecture.json").read_text(encoding="utf-8"))["pruned"]
-    return (f"{len(done['rounds'])} rounds, {100 * done['sparsity_prunable']:.2f} % of the weights are zero, "
-            f"val top-1 {done['rounds'][-1]['val_top1']:.2f} %") if rank() == 0 else ""
+    return (f"{len(done['rounds'])} round{'s' * (len(done['rounds']) > 1)}, {100 * done['sparsity_prunable']:.2f} % of "
+            f"the weights are zero, val top-1 {done['rounds'][-1]['val_top1']:.2f} %")
 
 
 def _all_rounds(job: Job, cfg: Magnitude | Lottery | Sparse24, student: Stage, taught: Lesson, folder: Path) -> None:
@@ -122,7 +123,7 @@ def _round(
         start = _initialised(job, REINITIALISED + number, weights=False)
     if start is not None:
         rewind(sparse, start)
-    place.mkdir(exist_ok=True)
+    place.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)  # a loss may have weights of its own
     with taught(sparse, train, place) as loss, zeros_kept(sparse):
         trained = fit(sparse, data, train, folder=place, seed=seed, loss=loss, title=title)
@@ -189,12 +190,12 @@ def _train_until(epochs: int, network: nn.Module, job: Job, taught: Lesson, plac
 
         return step
 
-    place.mkdir(exist_ok=True)
+    place.mkdir(parents=True, exist_ok=True)
     cfg, seed = job.recipe.train, job.recipe.seed
     try:
         with taught(network, cfg, place) as loss:
             fit(network, job.dataset(), cfg, folder=place, seed=seed, loss=watched(loss or label_loss(cfg)),
-                title=f"prune: the first {epochs} epochs again")
+                title="prune: to the epoch of rewinding")
     except _Reached:
         network.zero_grad(set_to_none=True)
         network.cpu().eval()
