@@ -1,3 +1,4 @@
+import errno
 import math
 from dataclasses import replace
 
@@ -7,7 +8,6 @@ from lessons import TEACHER, Fixed, batch, setting
 from torch import nn
 from train_data import small_net, squares
 
-from toolchain.data.loader import train_batches
 from toolchain.distill import DISTILL, distillation_loss
 from toolchain.distill.objective import Weights, objective, scheduled
 from toolchain.errors import TrainError
@@ -151,31 +151,63 @@ def test_on_a_fixed_view_the_teacher_looks_at_each_image_once_and_training_ends_
     assert all(torch.allclose(live[name].float(), recorded[name].float(), atol=1e-4) for name in live)
 
 
-def test_outputs_recorded_before_an_interruption_are_read_after_it(tmp_path):
-    teacher, student, data = net(1), net(2), fixed_view()
-    first = distillation_loss(section(), setting(student, teacher, dataset=data, folder=tmp_path))
-    images = next(iter(train_batches(data.train, data.preprocess, data.augment, 32, 0, 0)))
-    expected = first(student, images, FIRST).loss.item()
-    again = distillation_loss(section(), setting(student, teacher, dataset=data, folder=tmp_path))
-    runs: list[int] = []
-    teacher.register_forward_pre_hook(lambda *_: runs.append(1))
-    assert again(student, images, FIRST).loss.item() == pytest.approx(expected)
-    assert not runs
+def test_an_interrupted_run_on_recorded_outputs_ends_as_an_undisturbed_one(tmp_path):
+    def trained(name: str, stop_after: int):
+        student, data = net(2), fixed_view()
+        loss = distillation_loss(section(), setting(student, net(1), dataset=data, folder=tmp_path / name))
+        calls = iter(range(10**6))
+
+        def count(*_):
+            if next(calls) == stop_after:
+                raise KeyboardInterrupt
+
+        loss.register_forward_pre_hook(count)
+        fit(student, data, Train(epochs=3, batch_size=40, mixed_precision="no"), folder=tmp_path / name, seed=0, loss=loss)
+        return student.state_dict()
+
+    with pytest.raises(KeyboardInterrupt):
+        trained("cut", 4)  # in the second epoch of three steps
+    file = tmp_path / "cut/teacher_outputs/rank0/0.npy"
+    file.write_bytes(file.read_bytes()[:200])  # what a power cut may leave of it
+    cut, whole = trained("cut", 10**6), trained("whole", 10**6)
+    assert all(torch.equal(value, cut[name]) for name, value in whole.items())
+
+
+class Constant(nn.Module):
+    """Logits of zero for any image."""
+
+    def forward(self, images):
+        return torch.zeros(len(images), 3)
 
 
 def test_outputs_beyond_the_limit_are_not_kept(tmp_path, capsys):
-    class Wide(nn.Module):
-        logits_only = True
-
-        def forward(self, images):
-            return torch.zeros(len(images), 3).expand(-1, 3)
-
     data = fixed_view()
-    large = replace(data, train=replace(data.train, labels=torch.zeros(10**6, dtype=torch.int64).numpy()))
-    loss = distillation_loss(section(teacher_cache_mb=1), setting(net(2), Wide(), dataset=large, folder=tmp_path))
-    loss(net(2), batch([0, 1]), FIRST)
+    many = replace(data, train=replace(data.train, labels=torch.zeros(10**6, dtype=torch.int64).numpy()))
+    student = net(2)
+    loss = distillation_loss(section(teacher_cache_mb=1), setting(student, Constant(), dataset=many, folder=tmp_path))
+    loss(student, batch([0, 1]), FIRST)
     assert "11 MB, more than distill.teacher_cache_mb (1)" in capsys.readouterr().err
     assert not (tmp_path / "teacher_outputs").exists()
+
+
+def test_a_full_disk_means_no_record_but_the_lesson_goes_on(tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    student = net(2)
+    loss = distillation_loss(section(), setting(student, net(1), dataset=fixed_view(), folder=tmp_path))
+    assert loss(student, batch([0, 1]), FIRST).loss.isfinite()
+    assert "cannot be kept (No space left on device)" in capsys.readouterr().err
+    assert not (tmp_path / "teacher_outputs/rank0").exists()
+
+
+def test_a_teacher_whose_weights_are_not_numbers_is_named(tmp_path):
+    teacher = net(1)
+    with torch.no_grad():
+        teacher[0].weight[0, 0, 0, 0] = math.nan
+    with pytest.raises(TrainError, match="distill.teacher: its logits .* are NaN or infinite"):
+        distillation_loss(section(), setting(net(2), teacher))
 
 
 def test_augmented_images_are_looked_at_anew_in_every_epoch(tmp_path):

@@ -17,7 +17,7 @@ from toolchain.data.augment import is_fixed_view
 from toolchain.data.loader import Batch
 from toolchain.distill.divergence import at_least_float32, soft_target_loss
 from toolchain.distill.features import Outputs, watch
-from toolchain.distill.recorded import Recorded
+from toolchain.distill.recorded import Arrays, record, recorded
 from toolchain.errors import TrainError
 from toolchain.recipe.distill import DistillSection, Dkd, FeatureSection, TaughtSection
 from toolchain.recipe.schema import Train
@@ -133,20 +133,21 @@ def _teaching(
     _check_classes(teacher, dataset)
     run = watch(teacher, layers)
     layout = torch.channels_last if setting.train.channels_last else torch.contiguous_format
-    recorded = None
-    if setting.folder is not None and cfg.teacher_cache_mb and repeats and is_fixed_view(dataset.augment):
-        recorded = Recorded(setting.folder / "teacher_outputs", len(dataset.train), cfg.teacher_cache_mb)
+    folder = setting.folder if cfg.teacher_cache_mb and repeats and is_fixed_view(dataset.augment) else None
+    kept: list[Arrays | None] = []  # filled when the first batch says which device and arithmetic are used
 
     def teach(batch: Batch) -> Outputs:
-        known = recorded.read(batch.indices) if recorded else None
-        if known is not None:
-            return _on_device(known, batch.images.device)
-        teacher.to(batch.images.device).to(memory_format=layout)  # type: ignore[call-overload]
-        with torch.no_grad():
-            found = run(teacher, batch.images)
-        if recorded:
-            recorded.write(batch.indices, found)
-        return found
+        device = batch.images.device
+        teacher.to(device).to(memory_format=layout)  # type: ignore[call-overload]
+
+        def look(images: Tensor) -> Outputs:
+            with torch.no_grad():
+                return run(teacher, images.to(device, memory_format=layout))
+
+        if folder is not None and not kept:
+            kept.append(record(folder / "teacher_outputs", dataset, look, setting.train.batch_size,
+                               cfg.teacher_cache_mb))
+        return recorded(kept[0], batch.indices, device) if kept and kept[0] else look(batch.images)
 
     return teach
 
@@ -155,8 +156,11 @@ def _check_classes(teacher: nn.Module, dataset: Dataset) -> None:
     size = dataset.preprocess.image_size
     first = next(teacher.parameters(), torch.empty(0))
     with torch.no_grad():
-        found = teacher(torch.zeros(2, 3, size, size, device=first.device)).shape[1]
-    if found != len(dataset.classes):
+        logits = teacher(torch.zeros(2, 3, size, size, device=first.device))
+    if not logits.isfinite().all():
+        raise TrainError("distill.teacher: its logits for a grey image are NaN or infinite; its weights are damaged, "
+                         "or its training failed: use another teacher")
+    if (found := logits.shape[1]) != len(dataset.classes):
         raise TrainError(f"distill.teacher: it has {found} classes, dataset {dataset.name} has {len(dataset.classes)}; "
                          "use a teacher of the same dataset")
 
@@ -181,8 +185,3 @@ def _fading(cfg: DistillSection, progress: Progress) -> float:
 def _in_float(outputs: Outputs) -> Outputs:
     features = {name: at_least_float32(value) for name, value in outputs.features.items()}
     return Outputs(at_least_float32(outputs.logits), features)
-
-
-def _on_device(outputs: Outputs, device: torch.device) -> Outputs:
-    features = {name: value.to(device, non_blocking=True) for name, value in outputs.features.items()}
-    return Outputs(outputs.logits.to(device, non_blocking=True), features)

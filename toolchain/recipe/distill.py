@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, Discriminator, Field, Tag
+from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
 from toolchain.recipe.network import TorchModel, Train
 from toolchain.recipe.section import Section
 
 Triple = tuple[float, float, float]
+Positive = Annotated[float, Field(gt=0)]
+Spread = tuple[Positive, Positive, Positive]
 Weight = Annotated[float, Field(ge=0)]
 Temperature = Annotated[float, Field(gt=0)]
 
@@ -32,8 +34,8 @@ class TeacherCheckpoint(Section):
 
     checkpoint: str = Field(description="a folder with model.safetensors and architecture.json, or a .safetensors/.pth")
     model: TorchModel | None = Field(None, description="needed for a state dict, which does not name its network")
-    mean: Triple | None = Field(None, description="the teacher's own normalisation; null: this recipe's")
-    std: Triple | None = Field(None, description="the teacher's own normalisation; null: this recipe's")
+    mean: Triple | None = Field(None, description="its normalisation; null: its build's, or else this recipe's")
+    std: Spread | None = Field(None, description="its normalisation; null: its build's, or else this recipe's")
 
 
 class TeacherOnnx(Section):
@@ -41,7 +43,7 @@ class TeacherOnnx(Section):
 
     onnx: str = Field(description="path of the ONNX file, relative to this recipe; it is read, never written")
     mean: Triple | None = Field(None, description="the teacher's own normalisation; null: this recipe's")
-    std: Triple | None = Field(None, description="the teacher's own normalisation; null: this recipe's")
+    std: Spread | None = Field(None, description="the teacher's own normalisation; null: this recipe's")
 
 
 def _teacher_kind(value: Any) -> str:
@@ -69,6 +71,14 @@ class DistillSection(Section):
         None, ge=0, description="the method's weight rises over these epochs; null: the method's default, at most 10 % "
                                 "of the run")
     early_stop: EarlyStop | None = Field(None, description="stop distilling early; null: distill to the end")
+
+    @model_validator(mode="after")
+    def _something_counts(self) -> DistillSection:
+        fields = ("ce_weight", "kd_weight", "weight", "alpha", *(["beta"] if isinstance(self, Dkd) else []))
+        named = {name: getattr(self, name) for name in fields if hasattr(self, name)}
+        if not any(named.values()):
+            raise ValueError(f"{', '.join(named)} are all 0, so there is nothing to learn; give one of them a weight")
+        return self
 
 
 class TaughtSection(DistillSection):
@@ -113,6 +123,14 @@ class FeatureSection(TaughtSection):
     temperature: Temperature = 4.0
     ce_weight: Weight = 1.0
     kd_weight: Weight = Field(0.0, description="weight of soft targets beside the method's own loss")
+
+    @model_validator(mode="after")
+    def _teacher_has_features(self) -> FeatureSection:
+        if isinstance(self.teacher, TeacherOnnx):
+            raise ValueError("teacher.onnx: an ONNX file gives logits only, and this method compares inner features; "
+                             "use a teacher with model, recipe or checkpoint, or the method soft_targets, dkd or "
+                             "function_matching")
+        return self
 
 
 class Hints(FeatureSection):
