@@ -88,6 +88,12 @@ def check_disjoint(images: NDArray[np.uint8], test: Split) -> None:
                                 "so measured accuracy would be too good; draw calibration images from train only")
 
 
+def shared_images(one: Split, other: Split) -> int:
+    """How many images of `other` have the pixels of an image of `one`; both are decoded once."""
+    known = _digests(_chunks(one))
+    return sum(digest in known for digest in _each_digest(_chunks(other)))
+
+
 def _chunks(split: Split) -> Iterator[NDArray[np.uint8]]:
     return split.image_batches(in_order(len(split), CHUNK))
 

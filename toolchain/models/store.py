@@ -39,10 +39,10 @@ def load_architecture(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise TrainError(f"{path}: cannot be read ({error}); delete {folder} and run the same command again") from error
+        raise TrainError(f"{path}: cannot be read ({error}); restore it, or build this network again") from error
     missing = [name for name in FIELDS if not isinstance(content, dict) or name not in content]
     if missing:
-        raise TrainError(f"{path}: has no {', '.join(missing)}; delete {folder} and run the same command again")
+        raise TrainError(f"{path}: has no {', '.join(missing)}; restore it, or build this network again")
     return content
 
 
@@ -69,7 +69,7 @@ def load_model(folder: Path) -> nn.Module:
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise TrainError(f"{path}: is not a whole safetensors file ({error}); delete {folder} and run the same command "
+        raise TrainError(f"{path}: is not a whole safetensors file ({error}); restore it, or build this network "
                          "again") from error
     check_state(model, state, str(path))
     model.load_state_dict(state)

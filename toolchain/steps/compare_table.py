@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolchain.report.markdown import code, escape, table
+from toolchain.report.taught import nats
 from toolchain.report.words import NOTHING, interval, percent, signed
 
 PLAIN_WIDTH = 160  # columns where stdout is no terminal
@@ -125,14 +126,10 @@ def notes(found: Found) -> list[str]:
     return lines
 
 
-def nats(value: float) -> str:
-    """Three significant digits: '1.23', '0.0120', '1.20e-05'; '0' for 0."""
-    return "0" if value == 0 else f"{value:#.3g}".rstrip(".")
-
-
 def signed_nats(value: float) -> str:
-    """The same with a sign and a true minus."""
-    return ("+" if value > 0 else "−" if value < 0 else "") + nats(abs(value))
+    """A divergence with a sign and a true minus: '+0.5000', '−0.00045'; '0' has none."""
+    text = nats(abs(value))
+    return text if text == "0" else ("+" if value > 0 else "−") + text
 
 
 def cosine(value: float) -> str:

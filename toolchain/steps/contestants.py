@@ -49,13 +49,18 @@ class Contestant:
         folder = self.path / STUDENT
         if self.report is None or not folder.is_dir():
             return None
-        from toolchain.models.store import load_model
+        from toolchain.models import MODELS
+        from toolchain.models.store import load_architecture, load_model
 
         for name, expected in _published(self.path).items():
             file = self.path / name
             if file.parent == folder and file.is_file() and sha256_file(file) != expected:
                 raise DigestMismatch(f"{file}: SHA-256 is {sha256_file(file)[:16]}, but {expected[:16]} was written; "
                                      "the file was altered: delete it and build again")
+        arch = load_architecture(folder)["model"].get("arch")
+        if arch not in MODELS:
+            raise RecipeError(f"{self.path}: its network '{arch}' is one of your own; name the file that defines it: "
+                              "--import FILE.py")
         return load_model(folder)
 
 

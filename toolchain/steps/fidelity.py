@@ -17,7 +17,7 @@ from toolchain.errors import TrainError
 from toolchain.files import write_text
 from toolchain.recipe.schema import Engine, Fidelity
 from toolchain.steps.job import TRAINING_ROOMS, Job, plain
-from toolchain.steps.teaching import Teacher
+from toolchain.steps.teachers import Teacher
 from toolchain.workdir import Stage
 
 if TYPE_CHECKING:

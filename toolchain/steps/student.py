@@ -15,7 +15,8 @@ from toolchain.recipe.schema import Qat, TorchModel, Train
 from toolchain.steps.fitting import Lesson, fitted, from_labels, keep_history
 from toolchain.steps.job import TRAINING_PACKAGES, TRAINING_ROOMS, Job, plain
 from toolchain.steps.pruning import pruned
-from toolchain.steps.teaching import Teacher, check_lesson, lesson, teacher_of
+from toolchain.steps.teachers import Teacher, teacher_of
+from toolchain.steps.teaching import check_lesson, check_views, lesson
 from toolchain.workdir import Stage, rank
 
 
@@ -31,12 +32,18 @@ def float_student(job: Job, teacher: Teacher | None) -> Stage:
     """The float student: trained or distilled, then pruned if the recipe says so."""
     recipe, distill = job.recipe, job.recipe.distill
     assert isinstance(recipe.model, TorchModel)
+
+    def look() -> None:
+        check_views(job, teacher.load(job) if teacher else None)
+
     if distill is None:
-        return pruned(job, _train("train", job, recipe.model, recipe.train, from_labels), from_labels)
-    taught = partial(lesson, job, teacher)
-    inputs = [teacher.stage, teacher.data] if teacher else []
-    section = [plain(distill, "teacher", "teacher_cache_mb"), [teacher.mean, teacher.std] if teacher else None]
-    student = _train("train", job, recipe.model, recipe.train, taught, inputs, section)
+        student = _train("train", job, recipe.model, recipe.train, from_labels, before=look)
+        return pruned(job, student, from_labels)
+    who = teacher if hasattr(distill, "teacher") else None  # measure.fidelity's is only compared
+    taught = partial(lesson, job, who)
+    inputs = [who.stage, who.data] if who else []
+    section = [plain(distill, "teacher", "teacher_cache_mb"), [who.mean, who.std] if who else None]
+    student = _train("train", job, recipe.model, recipe.train, taught, inputs, section, look)
     if isinstance(distill, Mutual):  # the peers are as wide as the student was, so a pruned one learns from the labels
         return pruned(job, student, from_labels)
     return pruned(job, student, taught, inputs, section)
