@@ -119,3 +119,17 @@ def test_two_builds_that_share_a_cache_make_a_stage_once(tmp_path: Path) -> None
     answers = [process.communicate(timeout=60)[0].strip() for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert sorted(answers) == ["", "made"]
+
+
+def test_a_file_of_an_earlier_build_is_withdrawn_but_an_altered_one_stays(tmp_path: Path) -> None:
+    work = WorkDir(tmp_path)
+    stage = work.stage("a", make("1"))
+    for name in ("map.png", "mine.png"):
+        work.publish(stage.folder / "file.txt", name)
+    (tmp_path / "mine.png").unlink()
+    (tmp_path / "mine.png").write_text("altered")
+    for name in ("map.png", "mine.png", "never.png"):
+        work.withdraw(name)
+    assert not (tmp_path / "map.png").exists() and (tmp_path / "mine.png").read_text() == "altered"
+    assert (tmp_path / "published.json").read_text() == "{}"
+    assert (stage.folder / "file.txt").read_text() == "1", "the stage keeps its own"

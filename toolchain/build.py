@@ -55,11 +55,15 @@ def build(
         model = converted(job, engine, int8_onnx if int8 else onnx, int8_ranges if int8 else None)
         stages[name] = built(job, name, engine, model)
     measurement = measured(job, engines, stages)
+    sheet = None
     if recipe.measure.fidelity:
         assert taught_by is not None
         comparison = taught(job, engines, stages, student, taught_by)
-        if (sheet := comparison.folder / "gradcam.png").is_file():
-            work.publish(sheet, "gradcam.png")
+        sheet = comparison.folder / "gradcam.png"
+    if sheet and sheet.is_file():
+        work.publish(sheet, "gradcam.png")
+    else:
+        work.withdraw("gradcam.png")  # of a build that drew maps
     if work.dry or rank() != 0:
         return None
     from toolchain.steps.result import reported

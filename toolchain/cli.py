@@ -84,6 +84,8 @@ def study(
         "--set", metavar="FIELD=VALUE", help="Override a field of every run: --set train.epochs=3")] = None,
     imports: ImportOption = None, data_root: RootOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the final table.")] = False,
+    dry_run: Annotated[bool, typer.Option(
+        "--dry-run", help="List the runs and how many stages each has to do; train nothing.")] = False,
 ) -> None:
     """Build every row of STUDY on every seed, and report means, intervals and differences to the control.
 
@@ -105,7 +107,7 @@ def study(
     """
     from toolchain.commands import run_study
 
-    raise typer.Exit(run_study(file, set_ or [], imports or [], data_root, out, quiet))
+    raise typer.Exit(run_study(file, set_ or [], imports or [], data_root, out, quiet, dry_run))
 
 
 @app.command()

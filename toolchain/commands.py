@@ -91,22 +91,26 @@ def run_plan(
 
 def run_study(
     path: Path, overrides: Sequence[str] = (), imports: Sequence[Path] = (), data_root: Path | None = None,
-    out: Path | None = None, quiet: bool = False,
+    out: Path | None = None, quiet: bool = False, dry_run: bool = False,
 ) -> int:
     """Build every row of the study in `path` on every seed under `out` (default: build/<name>) and print the table.
 
-    overrides: of every run, after the study's and the row's own. Returns 0, or the first failed run's exit code.
+    overrides: of every run, after the study's and the row's own. dry_run: only say what would be built.
+    Returns 0, or the first failed run's exit code.
     """
     from toolchain.console import log, set_quiet
     from toolchain.recipe.study import load_study
-    from toolchain.study.console_table import print_study
-    from toolchain.study.plan import plan_runs
+    from toolchain.study.console_table import print_plan, print_study
+    from toolchain.study.plan import plan_runs, stages_to_do
     from toolchain.study.run import run_all
 
     set_quiet(quiet or rank() != 0)
     file = load_study(path)
     folder = out or Path("build") / file.study.name
     runs = plan_runs(file, folder, overrides, data_root, imports, _imported(imports))
+    if dry_run:
+        print_plan(f"{file.study.name} in {folder}", stages_to_do(runs, imports))
+        return 0
     if rank() != 0:
         run_all(file, runs, folder, imports, overrides)
         return 0

@@ -110,6 +110,20 @@ class WorkDir:
                 write_text(self.out / "published.json", json.dumps(published, indent=1, sort_keys=True))
         return target
 
+    def withdraw(self, name: str) -> None:
+        """Remove DIR/name where an earlier build published it; a file that is not ours, or was altered, stays."""
+        if self.dry or rank() != 0:
+            return
+        target = self.out / name
+        with _disk_errors(target):
+            published = _read_json(self.out / "published.json")
+            ours = published.pop(name, None)
+            if ours is None:
+                return
+            if target.is_file() and sha256_file(target) == ours:
+                target.unlink()
+            write_text(self.out / "published.json", json.dumps(published, indent=1, sort_keys=True))
+
 
 def stage_key(name: str, section: Any, inputs: Sequence[str], rooms: Sequence[str], packages: Sequence[str]) -> str:
     """Content identity of a stage: 64 hex digits."""

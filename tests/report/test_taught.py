@@ -16,8 +16,9 @@ def found(content: dict[str, Any]) -> Fidelity:
 
 
 @pytest.mark.parametrize(("value", "text"), [
-    (1.80404, "1.8040"), (0.01234, "0.0123"), (0.001, "0.0010"), (0.00045, "0.00045"), (0.0000123, "0.000012"), (0.0, "0.0000")])
-def test_nats_keep_two_digits_at_least(value: float, text: str):
+    (1.80404, "1.8040"), (0.01234, "0.0123"), (0.001, "0.0010"), (0.00045, "0.00045"), (0.0000123, "0.000012"), (2.34e-10, "2.3e-10"),
+    (0.0, "0"), (1.43e-17, "0")])
+def test_nats_keep_two_digits_at_least_and_rounding_is_zero(value: float, text: str):
     assert taught.nats(value) == text
 
 
@@ -60,10 +61,10 @@ def test_zero_maps_of_all_three_networks_are_counted(fidelity: dict[str, Any]):
 def test_the_drop_under_jitter_says_where_it_is_no_difference(fidelity: dict[str, Any]):
     teacher, fp32, int8 = taught.jitter_rows(found(fidelity))
     assert teacher == ("teacher", "99.17", "95.00", "4.17", "", "–")  # 99.17 - 95.00
-    assert fp32 == ("fp32.onnxruntime.cpu_x86", "98.61", "94.44", "4.17", "2.22 to 6.11", "lower")
+    assert fp32 == ("fp32.onnxruntime.cpu_x86", "98.61", "94.44", "4.17", "2.22 to 6.11", "top-1 lower")
     assert int8.verdict == "no difference"  # -0.56 to 1.11 holds 0
     fidelity["jitter"]["engines"][0]["drop"] = {"value": -3.0, "low": -4.0, "high": -2.0}
-    assert taught.jitter_rows(found(fidelity))[1].verdict == "higher"
+    assert taught.jitter_rows(found(fidelity))[1].verdict == "top-1 higher"
 
 
 def test_the_jitter_is_named_with_its_amounts_and_seed(fidelity: dict[str, Any]):

@@ -13,7 +13,7 @@ from toolchain.engines.record import EngineRecord
 from toolchain.errors import DataError, DigestMismatch, EngineError, RecipeError, ToolchainError
 from toolchain.report.schema import DataFacts, EngineResult, EnvironmentFacts, Report
 from toolchain.steps.compare import judged
-from toolchain.steps.compare_table import difference_lines, nats, render_markdown, signed_nats
+from toolchain.steps.compare_table import difference_lines, render_markdown, signed_nats
 from toolchain.steps.contestants import find_contestants, shared_test_set
 
 FP32, INT8, RTX = "fp32.onnxruntime.cpu_x86", "int8.onnxruntime.cpu_x86", "fp16.tensorrt_rtx.sm86"
@@ -158,9 +158,26 @@ def test_students_are_also_compared_on_jittered_images() -> None:
     assert "jittered top-1 +100.00 points (+100.00 to +100.00): higher" in difference_lines(found)[0]
 
 
-def test_divergences_keep_three_digits_however_small() -> None:
-    assert [nats(v) for v in (0.0, 123.0, 1.23456, 0.012, 0.0000123)] == ["0", "123", "1.23", "0.0120", "1.23e-05"]
-    assert [signed_nats(v) for v in (0.5, -0.00001, 0.0)] == ["+0.500", "−1.00e-05", "0"]
+def test_a_sign_stands_before_what_is_not_zero() -> None:
+    assert [signed_nats(v) for v in (0.5, -0.00001, 0.0, -1.43e-17)] == ["+0.5000", "−0.000010", "0", "0"]
+
+
+def test_js_reads_alike_in_a_comparison_and_in_a_report() -> None:
+    from toolchain.report import taught
+    from toolchain.steps import compare_table
+
+    assert compare_table.nats is taught.nats
+
+
+def test_a_network_of_ones_own_is_named_with_the_option_that_defines_it(tmp_path: Path) -> None:
+    a = build(tmp_path / "a", FP32)
+    (a / "student").mkdir()
+    (a / "published.json").write_text("{}")
+    (a / "student" / "architecture.json").write_text(json.dumps(
+        {"model": {"arch": "mine"}, "num_classes": 10, "pruned": None, "folded": False}))
+    with pytest.raises(RecipeError) as caught:
+        find_contestants([str(a)])[0].network()
+    assert str(caught.value) == f"{a}: its network 'mine' is one of your own; name the file that defines it: --import FILE.py"
 
 
 def test_markdown_says_why_there_are_no_maps() -> None:

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from toolchain.report.schema import Report
-from toolchain.study.figures import judged_engine, read_outcome
+from toolchain.study.figures import METRICS, _stops_early, judged_engine, read_outcome
 
 FP32, INT8, OTHER = "fp32.onnxruntime.cpu_x86", "int8.onnxruntime.cpu_x86", "int8.openvino.cpu_x86"
 FIDELITY = {
@@ -67,6 +67,39 @@ def test_every_figure_of_a_distilled_and_pruned_build_is_found(folders: dict[str
     assert (outcome.epochs, outcome.test_images) == (4, 4)
     assert outcome.right["top1"].tolist() == [True, True, True, False]
     assert outcome.right["int8_top1"].tolist() == [True, False, True, False]
+
+
+def val_top1(folders: dict[str, Path], recipe: dict[str, Any], **train: Any) -> float | None:
+    """Of a build whose only run had 60, 80 and 70 %."""
+    epochs = [{"epoch": i, "val_top1_percent": top1} for i, top1 in enumerate((60.0, 80.0, 70.0), 1)]
+    content = report().model_dump() | {"recipe": recipe, "training": [{"title": "train", "epochs": epochs, **train}]}
+    return read_outcome(Report.model_validate(content), folders, FP32).figures.get("val_top1")
+
+
+def test_val_top1_is_that_of_the_epoch_that_was_kept(folders: dict[str, Path]) -> None:
+    assert val_top1(folders, {"train": {"early_stopping": None}}) == 70.0
+    assert val_top1(folders, {"train": {"early_stopping": 2}}) == 80.0
+
+
+def test_val_top1_of_mutual_learning_is_that_of_the_peer_that_became_the_student(folders: dict[str, Path]) -> None:
+    peers = {"method": "mutual", "peers_val_top1": [70.0, 75.0], "mean": 72.5, "best": 1}
+    assert val_top1(folders, {"train": {"early_stopping": None}}, taught=peers) == 75.0
+
+
+def test_val_top1_after_rounds_is_that_of_the_last_round(folders: dict[str, Path]) -> None:
+    (folders["train"] / "history.json").write_text(json.dumps([{"round": 1}, {"round": 1}, {"round": 2}]))
+    assert val_top1(folders, {"train": {"early_stopping": 2}}) == 70.0  # 80 was reached with more weights
+
+
+def test_early_stopping_of_fine_tuning_is_not_that_of_training() -> None:
+    recipe = {"train": {"early_stopping": 3}, "prune": {"finetune": {"early_stopping": None}},
+              "quantize": {"train": {"early_stopping": 2}}}
+    assert [_stops_early(title, recipe) for title in ("train", "prune", "qat")] == [True, False, True]
+    assert _stops_early("prune", {"train": {"early_stopping": 3}, "prune": {"method": "lottery"}})
+
+
+def test_a_cosine_is_called_what_it_is() -> None:
+    assert METRICS["gradcam"].title == "Centred cosine"  # of the two that fidelity.json has, this one is read
 
 
 def test_what_a_build_has_not_is_left_out(folders: dict[str, Path]) -> None:

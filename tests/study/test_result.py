@@ -1,19 +1,23 @@
 """From finished runs to the table: made-up outcomes whose sums are done by hand."""
 
+import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from toolchain.recipe.study import load_study
 from toolchain.study import cells
+from toolchain.study.console_table import print_study
 from toolchain.study.figures import Outcome
 from toolchain.study.html import render_html
 from toolchain.study.markdown import render_markdown
 from toolchain.study.plot import dot_plot
-from toolchain.study.result import Failed, Outcomes, StudyResult, summed_up
+from toolchain.study.result import Difference, Failed, Outcomes, StudyResult, _wide, summed_up
 
 SPLIT = "ab" * 32
 N = 1000
@@ -59,6 +63,40 @@ def test_a_small_difference_is_none(sum_up: Callable[..., StudyResult]) -> None:
     assert difference.verdict == "no difference"
     assert cells.difference_cell("top1", difference) == (
         "no difference", f"0.00; −2.48 to +2.48, images {difference.images_low:+.2f} to {difference.images_high:+.2f}".replace("-", "−"))
+
+
+def shown(result: StudyResult) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    print_study(result, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_no_difference_is_always_shown_with_its_mean_and_interval(sum_up: Callable[..., StudyResult]) -> None:
+    wide = {("taught", seed): outcome(top1) for seed, top1 in ((0, 75.0), (1, 86.0), (2, 97.0))}  # +15, +25, +35
+    result = sum_up({**six(), **wide})  # 25 +- 4.302653 * 10 / sqrt(3) = 24.84
+    assert result.rows[1].versus_control["top1"].verdict == "higher"
+    wide["taught", 2] = outcome(99.0)  # +15, +25, +37: std 11.015, half 27.363
+    result = sum_up({**six(), **wide})
+    told = "+25.67; −1.70 to +53.03"
+    assert result.rows[1].versus_control["top1"].verdict == "no difference"
+    assert re.search(rf"taught +no difference +{re.escape(told)}", shown(result))
+    assert f"no difference ({told}" in render_markdown(result) and f"no difference<small>{told}" in render_html(result)
+
+
+def test_few_seeds_say_that_no_difference_is_undecided(sum_up: Callable[..., StudyResult]) -> None:
+    note = 'n = 3: the interval over seeds is wide; "no difference" means undecided here.'
+    result = sum_up(six(shift=-1.0))
+    assert result.undecided == note and note in result.notes and note in shown(result)
+    assert sum_up(six()).undecided == "", "a difference that is there is decided"
+    same = {("taught", seed): outcome(60.0 + seed) for seed in (0, 1, 2)}
+    assert sum_up({**six(), **same}).undecided == "", "equal on every seed"
+
+
+def test_a_wide_interval_of_many_seeds_is_undecided_too() -> None:
+    found = Difference(n=6, mean=1.0, std=6.0, low=-5.1, high=7.1, images_low=None, images_high=None, verdict="no difference")
+    assert _wide("top1", found) and not _wide("kl", found), "12.2 points; nats have no such measure"
+    assert not _wide("top1", found.model_copy(update={"low": -2.1})), "9.2 points"
 
 
 def test_one_seed_has_neither_spread_nor_verdict(sum_up: Callable[..., StudyResult]) -> None:
@@ -113,8 +151,6 @@ def test_the_plot_shows_every_seed_every_row_and_the_control(sum_up: Callable[..
 
 
 def test_a_wide_interval_is_cut_so_that_the_dots_stay_apart(sum_up: Callable[..., StudyResult]) -> None:
-    import re
-
     result = sum_up({key: value for key, value in six(shift=0.5).items() if key[1] < 2})  # two seeds: t is 12.7
     seen = sorted(float(x) for x in re.findall(r'class="seed" cx="([\d.]+)"', dot_plot(result, "top1")))
     assert seen[-1] - seen[0] > 150

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from toolchain.commands import run_study
+from toolchain.errors import RecipeError
+from toolchain.recipe.load import load_recipe
 
 ROOT = Path(__file__).parents[2]
 TEXT = """\
@@ -52,6 +54,28 @@ def test_a_failing_row_does_not_lose_the_others_and_a_second_run_builds_nothing(
     again = [line for line in capfd.readouterr().err.splitlines() if line.startswith(("train ", "measure ", "export "))]
     assert len(again) == 6 and all(line.endswith("cached") for line in again)
     assert json.loads((out / "study.json").read_text())["rows"][0] == plain
+
+
+def test_a_dry_run_lists_the_runs_and_makes_nothing(
+        write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert run_study(write(TEXT), out=out, dry_run=True) == 0
+    assert not out.exists()
+    title, head, *rows, last = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert title[0] == "pair" and head == ["Row", "Seed", "Stages", "To", "do"]
+    stages = int(rows[0][2])
+    assert [row[:2] for row in rows] == [["plain", "0"], ["broken", "0"], ["plain", "1"], ["broken", "1"]]
+    assert [int(row[3]) for row in rows] == [stages] + [stages - 1] * 3, "they share the data"
+    assert last[:9] == [str(4 * stages - 3), *"stages to do in 4 of 4 runs;".split()]
+    ran = subprocess.run([sys.executable, "-m", "toolchain", "study", "--help"], capture_output=True, text=True, cwd=ROOT)
+    assert "--dry-run" in ran.stdout
+
+
+def test_a_study_given_to_build_or_validate_is_one_sentence(write: Callable[..., Path]) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(TEXT))
+    path = write(TEXT)
+    assert str(caught.value) == f"{path}: this is a study, not a recipe: run `toolchain study {path}`"
 
 
 def test_a_bad_study_is_one_message_and_exit_code_2(write: Callable[..., Path], tmp_path: Path) -> None:

@@ -56,6 +56,8 @@ def _sentence(item: dict[str, Any], where: tuple[Any, ...]) -> str:
         return f"found {_short(value)}, expected {' or '.join(allowed)}{nearest(str(value), allowed)}"
     if kind in ("dict_type", "model_type", "model_attributes_type"):
         return f"found {_short(value)}, expected a mapping of keys"
+    if kind == "too_short":
+        return f"the list has {context['actual_length']} entries, expected at least {context['min_length']}"
     if kind == "tuple_type":
         return f"found {_short(value)}, expected a list"
     if kind == "value_error":

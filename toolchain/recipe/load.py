@@ -25,6 +25,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), architectures: Iterab
     Raises RecipeError naming file, line, field, value, what is allowed and the nearest spelling, for all mistakes.
     """
     data, lines = read_yaml(path)
+    if "rows" in data and "model" not in data:
+        raise RecipeError(f"{path}: this is a study, not a recipe: run `toolchain study {path}`")
     origin = {where: f"{path}:{line}" for where, line in lines.items()}
     context = {"architectures": tuple(architectures)}
     for override in overrides:
@@ -36,8 +38,10 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), architectures: Iterab
         raise RecipeError(explain(error, data, origin, str(path))) from None
 
 
-def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Where, int]]:
-    """The mapping in a YAML file and the line of each of its keys. Raises RecipeError."""
+def read_yaml(
+    path: Path, expected: str = "a mapping of sections (name, data, model, …)"
+) -> tuple[dict[str, Any], dict[Where, int]]:
+    """The mapping in a YAML file and the line of each of its keys. Raises RecipeError, saying what was `expected`."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -59,7 +63,8 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Where, int]]:
     finally:
         loader.dispose()
     if not isinstance(data, dict):
-        raise RecipeError(f"{path}: expected a mapping of sections (name, data, model, …), found {type(data).__name__}")
+        found = "an empty file" if data is None else type(data).__name__
+        raise RecipeError(f"{path}: expected {expected}, found {found}")
     return data, lines
 
 

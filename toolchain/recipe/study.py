@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from toolchain.errors import RecipeError, nearest
 from toolchain.recipe.explain import explain
@@ -32,13 +32,14 @@ class Study(Section):
 
     name: str = Field(max_length=100, pattern=NAME, description="names the output folder")
     seeds: tuple[Seed, ...] = Field(description="every row is built once with each")
-    control: str | None = Field(None, description="the row that every other one is compared with, seed by seed")
     set: tuple[str, ...] = Field((), description="overrides of every row: FIELD=VALUE")
     engine: str | None = Field(
         None, description="engine whose top-1 counts, such as int8.onnxruntime.cpu_x86; null: fp32 of onnxruntime")
     metrics: tuple[MetricName, ...] = Field(
         ("top1", "int8_top1", "kl", "agreement"), description="columns; one that no build has is left out")
     rows: dict[str, Row]
+    control: str | None = Field(  # after `rows`, among which it is looked up
+        None, description="the row that every other one is compared with, seed by seed")
 
     @field_validator("seeds", "metrics")
     @classmethod
@@ -72,12 +73,13 @@ class Study(Section):
                 raise ValueError(f"{name}.set: {error}") from None
         return rows
 
-    @model_validator(mode="after")
-    def _control_is_a_row(self) -> Study:
-        if self.control is not None and self.control not in self.rows:
-            raise ValueError(f"control: found '{self.control}', expected one of the rows {', '.join(self.rows)}"
-                             f"{nearest(self.control, self.rows)}")
-        return self
+    @field_validator("control")
+    @classmethod
+    def _control_is_a_row(cls, control: str | None, info: ValidationInfo) -> str | None:
+        rows = info.data.get("rows")  # None: they are wrong themselves
+        if control is not None and rows is not None and control not in rows:
+            raise ValueError(f"found '{control}', expected one of the rows {', '.join(rows)}{nearest(control, rows)}")
+        return control
 
 
 class StudyFile(NamedTuple):
@@ -95,7 +97,7 @@ def load_study(path: Path) -> StudyFile:
     """
     if not path.exists():
         raise RecipeError(f"{path}: no such study; the shipped ones are in recipes/studies/")
-    data, lines = read_yaml(path)
+    data, lines = read_yaml(path, "the keys of a study (name, seeds, rows, …)")
     if "model" in data and "rows" not in data:
         raise RecipeError(f"{path}: this is a recipe, not a study: run `toolchain build {path}`, or write a study "
                           "whose rows name it")

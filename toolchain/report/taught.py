@@ -11,6 +11,7 @@ from toolchain.report.fidelity import EngineFidelity, Fidelity, GradCam, Interva
 from toolchain.report.schema import Report
 from toolchain.report.words import NOTHING, best_engine, interval, percent
 
+ROUNDING = 1e-12  # nats: the divergence of a network from itself is this much at most
 ENGINE_TITLES = ("Engine", "Top-1 %", "KL nats", "KL ε nats", "JS nats", "Agreement %")
 MAP_TITLES = ("Grad-CAM maps", "Student", "Random network", "Teacher", "Verdict")
 JITTER_TITLES = ("Colour jitter", "Clean top-1 %", "Jittered top-1 %", "Drop, points", "Verdict")
@@ -69,8 +70,10 @@ class JitterRow(NamedTuple):
 
 
 def nats(value: float) -> str:
-    """'1.8040', '0.0123', '0.00045': four decimals, and two digits at least."""
-    return f"{value:.{_decimals(value)}f}"
+    """'1.8040', '0.0123', '0.00045': four decimals, and two digits at least; '0' for what only rounding has left."""
+    if abs(value) < ROUNDING:
+        return "0"
+    return f"{value:.{_decimals(value)}f}" if abs(value) >= 1e-8 else f"{value:.1e}"
 
 
 def to(found: Interval, digits: int) -> str:
@@ -150,7 +153,7 @@ def jitter_rows(found: Fidelity) -> list[JitterRow]:
     rows = [JitterRow(teacher_row(found).name, percent(clean), percent(jittered), drop, "", NOTHING)]
     for engine in found.jitter.engines:
         lost = engine.drop
-        verdict = "no difference" if lost.low <= 0 <= lost.high else "lower" if lost.low > 0 else "higher"
+        verdict = "no difference" if lost.low <= 0 <= lost.high else f"top-1 {'lower' if lost.low > 0 else 'higher'}"
         rows.append(JitterRow(engine.name, percent(before.get(engine.name)), percent(engine.top1_percent),
                               minus(lost.value, 2), to(lost, 2), verdict))
     return rows

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from toolchain.report.schema import EngineResult, Report
+from toolchain.report.schema import EngineResult, Report, TrainingRun
 from toolchain.study.compare import Right
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # BatchNorm's statistics are stored, not trained
@@ -32,7 +32,7 @@ METRICS: dict[str, Metric] = {
     "kl": Metric("KL to teacher", "nats", 4),
     "js": Metric("JS to teacher", "nats", 4),
     "agreement": Metric("Agreement", "%", 2),
-    "gradcam": Metric("Grad-CAM cosine", "", 3),
+    "gradcam": Metric("Centred cosine", "", 3),
     "jitter_top1": Metric("Jittered top-1", "%", 2),
     "jitter_drop": Metric("Drop by jitter", "points", 2),
     "val_top1": Metric("Val top-1", "%", 2),
@@ -80,12 +80,38 @@ def read_outcome(report: Report, folders: Mapping[str, Path], engine: str) -> Ou
     epochs = [epoch for run in runs for epoch in run.epochs]
     if epochs:
         figures["train_seconds"] = sum(epoch.seconds or 0.0 for epoch in epochs)
-        figures["val_top1"] = epochs[-1].val_top1_percent
+    if runs:
+        figures["val_top1"] = _val_top1(runs[-1], folders.get(runs[-1].title), report.recipe)
     if "fidelity" in folders and (folders["fidelity"] / "fidelity.json").is_file():
         figures |= _fidelity(json.loads((folders["fidelity"] / "fidelity.json").read_text(encoding="utf-8")), engine)
     known = {name: float(value) for name, value in figures.items() if value is not None and math.isfinite(value)}
     right = _right(folders["measure"] / "predictions.npz", {"top1": engine, "int8_top1": _int8(report)})
     return Outcome(known, right, len(epochs), report.data.test, report.data.split_sha256)
+
+
+def _val_top1(run: TrainingRun, folder: Path | None, recipe: Mapping[str, Any]) -> float | None:
+    """Val top-1 of the network that the student's last run left: the best peer's, the best epoch's or the last's."""
+    taught = run.taught
+    if taught and taught.peers_val_top1 and taught.best is not None:
+        return taught.peers_val_top1[taught.best]
+    values = [epoch.val_top1_percent for epoch in run.epochs][-_epochs_of_last_round(folder):]
+    if not _stops_early(run.title, recipe):
+        return values[-1] if values else None
+    return max((value for value in values if value is not None), default=None)
+
+
+def _stops_early(title: str, recipe: Mapping[str, Any]) -> bool:
+    """Whether this run kept its best epoch: `early_stopping` of the section that it was trained by."""
+    prune, quantize = recipe.get("prune") or {}, recipe.get("quantize") or {}
+    own = {"prune": prune.get("finetune"), "qat": quantize.get("train")}.get(title)
+    return bool((own or recipe.get("train") or {}).get("early_stopping"))  # a lottery's rounds repeat `train`
+
+
+def _epochs_of_last_round(folder: Path | None) -> int:
+    """How many of a run's last epochs are of the round that its network comes from; 0: all of them."""
+    path = folder / "history.json" if folder else None
+    rounds = [epoch.get("round") for epoch in json.loads(path.read_text("utf-8"))] if path and path.is_file() else []
+    return rounds.count(rounds[-1]) if rounds else 0
 
 
 def _right(path: Path, engines: Mapping[str, str | None]) -> dict[str, Right]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from toolchain.build import build
 from toolchain.errors import RecipeError, ToolchainError
@@ -30,6 +31,15 @@ class Run:
     cache: Path
 
 
+class Planned(NamedTuple):
+    """One run as it would go: its stages, and how many of them it would make."""
+
+    row: str
+    seed: int
+    stages: int
+    to_do: int
+
+
 def plan_runs(
     file: StudyFile, out: Path, overrides: Sequence[str] = (), data_root: Path | None = None,
     imports: Sequence[Path] = (), architectures: Sequence[str] = (),
@@ -51,6 +61,19 @@ def plan_runs(
                 for name, error in errors]
         raise type(errors[0][1])("\n".join(told))
     return [run for runs in zip(*rows.values(), strict=True) for run in runs]
+
+
+def stages_to_do(runs: Sequence[Run], imports: Sequence[Path] = ()) -> list[Planned]:
+    """What each run would make, found without making anything; a stage that runs share counts in the first of them."""
+    planned: list[Planned] = []
+    promised: set[Path] = set()
+    for run in runs:
+        work = WorkDir(run.work, run.cache, dry=True)
+        build(run.recipe, work, run.base, run.roots, imports)
+        missing = {stage.folder for stage in work.stages if not stage.cached} - promised
+        promised |= missing
+        planned.append(Planned(run.row, run.seed, len(work.stages), len(missing)))
+    return planned
 
 
 def _row(

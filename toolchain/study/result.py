@@ -14,6 +14,8 @@ from toolchain.study.figures import METRICS, Outcome
 from toolchain.study.plan import Run
 
 SCHEMA_VERSION: Literal[1] = 1
+FEW_SEEDS = 5  # fewer than these leave Student's interval several times as wide as the differences vary
+WIDE_POINTS = 10.0  # an interval of a share, in points, in which a difference worth having may hide
 
 
 class Failed(NamedTuple):
@@ -96,6 +98,17 @@ class StudyResult(Part):
         return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @property
+    def undecided(self) -> str:
+        """What "no difference" means where the seeds were too few to show one; "" where none is in doubt."""
+        counts = [found.n for row in self.rows for metric, found in row.versus_control.items()
+                  if found.verdict == "no difference" and _wide(metric, found)]
+        if not counts:
+            return ""
+        low, high = min(counts), max(counts)
+        return (f"n = {low}{f' to {high}' if high > low else ''}: the interval over seeds is wide; \"no difference\" "
+                "means undecided here.")
+
+    @property
     def notes(self) -> list[str]:
         """How the figures are to be read."""
         seeds = f"{len(self.seeds)} seeds" if len(self.seeds) > 1 else "one seed, so no spread and no interval"
@@ -106,6 +119,7 @@ class StudyResult(Part):
                          "and, for top-1, a paired bootstrap 95 % interval over the test images; \"no difference\" "
                          "where one of them holds 0. Each stands alone: of twenty equal rows one looks different by "
                          "chance.")
+        notes += [self.undecided] * bool(self.undecided)
         top1 = [row.figures["top1"].mean / 100 for row in self.rows if "top1" in row.figures]
         if top1 and self.test_images:
             error = 100 * max(math.sqrt(p * (1 - p) / self.test_images) for p in top1)
@@ -142,6 +156,14 @@ def summed_up(file: StudyFile, runs: Sequence[Run], outcomes: Outcomes, override
         name=study.name, control=study.control, seeds=list(study.seeds), set=[*study.set, *overrides], metrics=metrics,
         runs=len(runs), runs_done=len(finished), rows=rows,
         test_images=max((outcome.test_images for outcome in finished), default=None))
+
+
+def _wide(metric: str, found: Difference) -> bool:
+    """Whether the interval over seeds, which holds 0, could hide a difference."""
+    if found.low is None or found.high is None or not found.low <= 0 <= found.high or found.low == found.high:
+        return False
+    points = METRICS[metric].unit in ("%", "points")
+    return found.n < FEW_SEEDS or (points and found.high - found.low > WIDE_POINTS)
 
 
 def _by_seed(outcomes: Outcomes, row: str) -> dict[int, Outcome]:
