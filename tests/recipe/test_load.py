@@ -150,3 +150,9 @@ def test_the_architectures_a_recipe_allows_are_the_models_we_have() -> None:
     from toolchain.models import MODELS
 
     assert set(MODELS) == set(ARCHITECTURES)
+
+
+def test_a_list_that_is_too_short_says_how_long_it_is(tmp_path: Path) -> None:
+    told = complaint(tmp_path, "name: a\nmodel: {arch: vgg11_bn}\ndistill: {method: attention_transfer, layers: [], "
+                               "teacher: {checkpoint: t.safetensors}}\n")
+    assert "distill.layers: the list has 0 entries, expected at least 1" in told and "tuple" not in told

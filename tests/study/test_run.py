@@ -12,6 +12,7 @@ import pytest
 from toolchain.commands import run_study
 from toolchain.errors import RecipeError
 from toolchain.recipe.load import load_recipe
+from toolchain.workdir import WorkDir
 
 ROOT = Path(__file__).parents[2]
 TEXT = """\
@@ -45,6 +46,8 @@ def test_a_failing_row_does_not_lose_the_others_and_a_second_run_builds_nothing(
     data = [line for line in said.err.splitlines() if line.startswith("data ")]
     assert len(data) == 4 and sum("cached" in line for line in data) == 3, "the runs share one cache"
 
+    work = WorkDir(out / "runs" / "plain.seed0")
+    work.publish(out / "study.html", "gradcam.png")  # as if this build had drawn maps before
     made = {p.name for p in (out / "cache").iterdir()}
     start = time.monotonic()
     only_plain = TEXT[:TEXT.index("  broken")]
@@ -54,6 +57,7 @@ def test_a_failing_row_does_not_lose_the_others_and_a_second_run_builds_nothing(
     again = [line for line in capfd.readouterr().err.splitlines() if line.startswith(("train ", "measure ", "export "))]
     assert len(again) == 6 and all(line.endswith("cached") for line in again)
     assert json.loads((out / "study.json").read_text())["rows"][0] == plain
+    assert not (work.out / "gradcam.png").exists() and (work.out / "preprocess.json").is_file()
 
 
 def test_a_dry_run_lists_the_runs_and_makes_nothing(
