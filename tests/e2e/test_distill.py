@@ -104,8 +104,9 @@ def test_an_early_stop_leaves_a_weight_of_exactly_zero_in_the_history(
     done = toolchain("build", recipe, "--out", tmp_path / "out", "--cache", cache, *sets("train.epochs=4"))
     assert done.returncode == 0, done.stderr
     history = json.loads((stage(cache, tmp_path / "out", "train") / "history.json").read_text())
-    assert [epoch["parts"]["method_weight"] for epoch in history] == [0.9, 0.9, 0.0, 0.0]
-    assert [epoch["parts"]["label_weight"] for epoch in history] == [0.1, 0.1, 1.0, 1.0]
+    weights = [epoch["parts"]["method_weight"] for epoch in history]
+    assert weights[:2] == pytest.approx([0.9, 0.9]) and weights[2:] == [0.0, 0.0]
+    assert [epoch["parts"]["label_weight"] for epoch in history] == pytest.approx([0.1, 0.1, 1.0, 1.0])
     assert ["method" in epoch["parts"] for epoch in history] == [True, True, False, False]
 
 
@@ -227,19 +228,21 @@ def coloured_folder(place: Path, classes: int) -> Path:
      ("distill.layers.0.teacher: 'feature.2'", "did you mean 'features.2'?")),
     ("{method: hints, student_layer: features.2, teacher_layer: classifier.1, teacher: TEACHER}", 4, ("distill.",)),
     ("{method: soft_target, teacher: TEACHER}", 2, ("did you mean 'soft_targets'?",)),
-    ("{method: dkd}", 2, ("distill.dkd.teacher",)),
+    ("{method: dkd}", 2, ("distill.teacher: is required and missing",)),
     ("{method: mutual, teacher: TEACHER}", 2, ("teacher: unknown key",)),
     ("{method: function_matching, ce_weight: 1, teacher: TEACHER}", 2, ("ce_weight: unknown key",)),
-    ("{method: hints, teacher: {onnx: OUT/onnx/model.fp32.cpu_x86.onnx}}", 4,
-     ("hints compares inner features, but this teacher gives logits only",)),
+    ("{method: hints, teacher: {onnx: OUT/onnx/model.fp32.cpu_x86.onnx}}", 2, ("an ONNX file gives logits only",)),
     ("{method: dkd, teacher: {onnx: nowhere.onnx}}", 2, ("distill.teacher.onnx: 'nowhere.onnx' exists neither in",)),
     ("{method: dkd, teacher: {checkpoint: OUT/student/model.safetensors}}", 2, ("add distill.teacher.model",)),
     ("{method: dkd, teacher: {checkpoint: OUT/student/model.safetensors, model: {arch: resnet18}}}", 4,
      ("model.safetensors: these weights are for another network",)),
     ("{method: dkd, teacher: {checkpoint: OUT/student, model: {arch: resnet18}}}", 4,
      ("found arch resnet18", "holds vgg11_bn")),
-    ("{method: dkd, teacher: {checkpoint: OUT/onnx}}", 4, ("architecture.json",)),
-    ("{method: dkd, teacher: {recipe: pixels.yaml}}", 2, ("its teacher sees 16 pixels, the student 32",)),
+    ("{method: dkd, teacher: {checkpoint: OUT/onnx}}", 2, ("onnx holds no architecture.json; name the student folder",)),
+    ("{method: dkd, teacher: {checkpoint: OUT}}", 2, ("out holds no architecture.json; name", "out/student")),
+    ("{method: dkd, ce_weight: 0, alpha: 0, beta: 0, teacher: TEACHER}", 2, ("are all 0",)),
+    ("{method: dkd, teacher: {recipe: split.yaml}}", 3, ("images that the student is judged by",)),
+    ("{method: dkd, teacher: {recipe: pixels.yaml}}", 2, ("this teacher sees 16 pixels, the student 32",)),
     ("{method: dkd, teacher: {recipe: classes.yaml}}", 2,
      ("its teacher knows 3 classes, the student is to learn 10", "'class0' there, '0' here")),
     ("{method: dkd, teacher: {recipe: taught.yaml}}", 2, ("is itself distilled", "distill.teacher.checkpoint")),
@@ -250,6 +253,7 @@ def test_a_lesson_that_cannot_be_given_is_refused_by_name_before_the_teacher_is_
     inline = "{model: {arch: vgg11_bn, width: 0.125}, train: {epochs: 50}}"
     recipe = student(tmp_path, distill.replace("TEACHER", inline).replace("OUT", str(teacher_build / "out")))
     (tmp_path / "pixels.yaml").write_text(TEACHER.replace("source: digits", "source: digits, image_size: 16"))
+    (tmp_path / "split.yaml").write_text(TEACHER.replace("source: digits", "source: digits, split_seed: 7"))
     folder = coloured_folder(tmp_path / "colours", 3)
     (tmp_path / "classes.yaml").write_text(TEACHER.replace(
         "source: digits", f"source: folder, train: {folder}/train, test: {folder}/test"))
@@ -257,6 +261,63 @@ def test_a_lesson_that_cannot_be_given_is_refused_by_name_before_the_teacher_is_
     done = toolchain("build", recipe, "--out", tmp_path / "out", "--cache", tmp_path / "cache", timeout=120)
     refused(done, code, *words)
     assert "epoch 1/50" not in done.stderr
+
+
+def test_a_checkpoint_from_a_build_brings_its_normalisation_and_its_digest(
+    toolchain: Any, tmp_path: Path, cache: Path
+) -> None:
+    grey = TEACHER.replace("{source: digits}", "{source: digits, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]}")
+    (tmp_path / "teacher.yaml").write_text(grey)
+    built = toolchain("build", tmp_path / "teacher.yaml", "--out", tmp_path / "teacher", "--cache", cache)
+    assert built.returncode == 0, built.stderr
+    recipe = student(tmp_path, f"{{method: soft_targets, teacher: {{checkpoint: {tmp_path / 'teacher/student'}}}}}")
+    words = ["build", recipe, "--out", tmp_path / "out", "--cache", cache, *sets("measure.fidelity={gradcam: false}")]
+    done = toolchain(*words)
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr
+    own = json.loads((tmp_path / "teacher/report.json").read_text())["engines"][0]["top1_percent"]
+    fidelity = json.loads((stage(cache, tmp_path / "out", "fidelity") / "fidelity.json").read_text())
+    assert fidelity["teacher"]["top1_percent"] == pytest.approx(own, abs=0.3)
+    weights = tmp_path / "teacher/student/model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.unlink()  # it is linked to the stage's file
+    weights.write_bytes(content)
+    refused(toolchain(*words), 8, "model.safetensors", "the file was altered")
+
+
+def test_a_layer_of_the_comparison_is_checked_before_anything_is_trained(
+    toolchain: Any, tmp_path: Path, teacher_build: Path, cache: Path
+) -> None:
+    recipe = student(tmp_path, f"{{method: dkd, teacher: {{recipe: {teacher_build / 'teacher.yaml'}}}}}")
+    done = toolchain("build", recipe, "--out", tmp_path / "out", "--cache", tmp_path / "cache",
+                     *sets("measure.fidelity={student_layer: feetures.4}"))
+    refused(done, 4, "measure.fidelity.student_layer", "feetures.4", "did you mean 'features.")
+    assert "epoch" not in done.stderr
+
+
+def plan(done: Any, name: str) -> str:
+    """The key of a stage in the output of `toolchain plan`."""
+    return next(line.split()[1] for line in done.stdout.splitlines() if line.split()[:1] == [name])
+
+
+def test_peers_do_not_depend_on_the_teacher_they_are_only_compared_with(toolchain: Any, tmp_path: Path) -> None:
+    recipe = student(tmp_path, "{method: mutual}")
+    keys = [plan(toolchain("plan", recipe, *sets(f"measure.fidelity.teacher={{model: {{arch: {arch}}}}}")), "train")
+            for arch in ("vgg11_bn", "resnet18")]
+    assert keys[0] == keys[1]
+
+
+def test_a_teachers_recipe_finds_its_data_beside_itself(toolchain: Any, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    coloured_folder(tmp_path / "sub" / "images", 3)
+    folder = "source: folder, train: images/train, test: images/test"
+    (tmp_path / "sub/teacher.yaml").write_text(TEACHER.replace("source: digits", folder))
+    own = folder.replace("images/", "sub/images/")
+    recipe = student(tmp_path, "{method: dkd, teacher: {recipe: sub/teacher.yaml}}",
+                     STUDENT.replace("source: digits", own))
+    done = toolchain("plan", recipe, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(("overrides", "words"), [

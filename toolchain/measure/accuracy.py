@@ -61,7 +61,7 @@ def answered(
     engines: Mapping[str, Answers], batches: Iterable[tuple[Images, NDArray[np.int64]]], labels: NDArray[np.int64],
     classes: int | None, advance: Callable[[int], None],
 ) -> Iterator[tuple[str, Logits]]:
-    """(engine, its logits (n, K)) batch by batch, every engine before the next batch; arguments and errors as `predict`.
+    """(engine, its logits (n, K)) batch by batch, every engine before the next batch; all else as in `predict`.
 
     All answer the same images in the order of `labels`, so that they are comparable image by image.
     """

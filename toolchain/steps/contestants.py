@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,11 +13,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from toolchain.engines import backend, load_engine
 from toolchain.engines.record import read_record
-from toolchain.errors import DataError, DigestMismatch, EngineError, OnnxError, RecipeError, WorkDirError, nearest
-from toolchain.files import sha256_file
+from toolchain.errors import DataError, DigestMismatch, EngineError, OnnxError, RecipeError, nearest
 from toolchain.recipe.load import data_roots
 from toolchain.recipe.schema import Data, DataSection, OrtEngine, Recipe
 from toolchain.report.schema import Report, load_report
+from toolchain.steps.finished import STUDENT, check_student
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from toolchain.data import Dataset
     from toolchain.engines.protocol import Loaded
 
-REPORT, STUDENT = "report.json", "student"
+REPORT = "report.json"
 
 
 @dataclass(frozen=True)
@@ -52,11 +51,7 @@ class Contestant:
         from toolchain.models import MODELS
         from toolchain.models.store import load_architecture, load_model
 
-        for name, expected in _published(self.path).items():
-            file = self.path / name
-            if file.parent == folder and file.is_file() and sha256_file(file) != expected:
-                raise DigestMismatch(f"{file}: SHA-256 is {sha256_file(file)[:16]}, but {expected[:16]} was written; "
-                                     "the file was altered: delete it and build again")
+        check_student(self.path)
         arch = load_architecture(folder)["model"].get("arch")
         if arch not in MODELS:
             raise RecipeError(f"{self.path}: its network '{arch}' is one of your own; name the file that defines it: "
@@ -152,16 +147,6 @@ def opened(contestants: Sequence[Contestant], dataset: Dataset) -> Iterator[dict
                    for index, one in enumerate(contestants)]
         yield {one.name: stack.enter_context(load_engine(folder))
                for one, folder in zip(contestants, folders, strict=True)}
-
-
-def _published(build: Path) -> dict[str, str]:
-    """Digest of each file that the build published, by its name below the build's folder."""
-    path = build / "published.json"
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise WorkDirError(f"{path}: cannot be read ({error}), so no file of this build can be checked; build it again "
-                           "into an empty folder") from None
 
 
 def _place(word: str) -> tuple[Path, str | None]:

@@ -38,10 +38,13 @@ def fitted(model: nn.Module, dataset: Dataset, cfg: Train, folder: Path, seed: i
 
 
 def val_top1(model: nn.Module, dataset: Dataset, cfg: Train, history: list[dict[str, Any]]) -> float:
-    """Percent after the last epoch of `history`, or of `model` as it is where nothing was trained."""
+    """Percent of the epoch whose weights `fit` left in `model`, or of `model` as it is where nothing was trained."""
+    from toolchain.checkpoint import best_epoch
     from toolchain.train import evaluate
 
-    return history[-1]["val_top1"] if history else evaluate(model, dataset.val, dataset.preprocess, cfg.batch_size)
+    if not history:
+        return evaluate(model, dataset.val, dataset.preprocess, cfg.batch_size)
+    return history[best_epoch(history) - 1 if cfg.early_stopping else -1]["val_top1"]
 
 
 def keep_history(folder: Path, history: Any) -> None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from toolchain.files import write_text
-from toolchain.recipe.schema import Data, Recipe
+from toolchain.recipe.load import locate
+from toolchain.recipe.schema import Data, Recipe, TorchModel
 from toolchain.workdir import Stage, WorkDir
 
 if TYPE_CHECKING:
@@ -75,6 +76,13 @@ def _loaded(section: Data, roots: tuple[Path, ...], content: str) -> Dataset:
     from toolchain.data import load_dataset
 
     return load_dataset(section, roots)
+
+
+def located(model: TorchModel, base: Path) -> TorchModel:
+    """The same section with the file of model.weights, if it names one, as a path that exists. Raises RecipeError."""
+    if model.weights in (None, "torchvision"):
+        return model
+    return model.model_copy(update={"weights": str(locate(str(model.weights), base, "model.weights"))})
 
 
 def plain(section: BaseModel, *left_out: str) -> dict[str, Any]:

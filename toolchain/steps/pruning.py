@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolchain import console
-from toolchain.recipe.load import locate
 from toolchain.recipe.prune import Channels, Lottery, Magnitude, Sparse24
 from toolchain.recipe.schema import TorchModel
 from toolchain.steps.fitting import Lesson, fitted, keep_history, val_top1
-from toolchain.steps.job import TRAINING_PACKAGES, TRAINING_ROOMS, Job, plain
+from toolchain.steps.job import TRAINING_PACKAGES, TRAINING_ROOMS, Job, located, plain
 from toolchain.steps.teaching import TWINS_APART
 from toolchain.workdir import Stage, rank
 
@@ -157,10 +156,7 @@ def _initialised(job: Job, number: int, weights: bool = True) -> nn.Module:
 
     model = job.recipe.model
     assert isinstance(model, TorchModel)
-    if not weights:
-        model = model.model_copy(update={"weights": None})
-    elif model.weights and model.weights != "torchvision":
-        model = model.model_copy(update={"weights": str(locate(model.weights, job.base, "model.weights"))})
+    model = located(model, job.base) if weights else model.model_copy(update={"weights": None})
     torch.manual_seed(job.recipe.seed + TWINS_APART * number)
     return create_model(model, len(job.dataset().classes), job.recipe.data.image_size)
 

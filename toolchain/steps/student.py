@@ -10,10 +10,9 @@ from typing import Any
 
 from toolchain.files import sha256_file, write_text
 from toolchain.recipe.distill import Mutual
-from toolchain.recipe.load import locate
 from toolchain.recipe.schema import Qat, TorchModel, Train
 from toolchain.steps.fitting import Lesson, fitted, from_labels, keep_history
-from toolchain.steps.job import TRAINING_PACKAGES, TRAINING_ROOMS, Job, plain
+from toolchain.steps.job import TRAINING_PACKAGES, TRAINING_ROOMS, Job, located, plain
 from toolchain.steps.pruning import pruned
 from toolchain.steps.teachers import Teacher, teacher_of
 from toolchain.steps.teaching import check_lesson, check_views, lesson
@@ -81,10 +80,9 @@ def _train(
     section: Sequence[Any] = (), before: Callable[[], None] = lambda: None,
 ) -> Stage:
     seed, digests = job.recipe.seed, [sha256_file(path) for path in job.imports]
+    model = located(model, job.base)
     if model.weights and model.weights != "torchvision":
-        weights = locate(model.weights, job.base, "model.weights")
-        model = model.model_copy(update={"weights": str(weights)})
-        digests.append(sha256_file(weights))
+        digests.append(sha256_file(Path(model.weights)))
 
     def make(folder: Path) -> str:
         import torch

@@ -18,7 +18,7 @@ from toolchain.recipe.schema import (
     TorchModel,
     Train,
 )
-from toolchain.steps.job import Job
+from toolchain.steps.job import Job, located
 from toolchain.steps.teachers import Teacher
 from toolchain.workdir import rank
 
@@ -105,4 +105,4 @@ def fresh_student(job: Job, number: int) -> nn.Module:
     assert isinstance(job.recipe.model, TorchModel)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.recipe.seed + TWINS_APART * number)  # no seed a user would try next
-        return create_model(job.recipe.model, len(job.dataset().classes), job.recipe.data.image_size)
+        return create_model(located(job.recipe.model, job.base), len(job.dataset().classes), job.recipe.data.image_size)
