@@ -19,7 +19,8 @@ YAML = re.findall(r"```yaml\n(.*?)```", README, re.S)
 QUICK = "train.epochs=1 measure.rounds=2 measure.runs_per_round=3 measure.warmup=2 measure.throughput_batches=[1]"
 NARROW = "model.width=0.125"
 SHORTER = {  # the same command with less work: a README command may train for minutes, a test may not
-    "toolchain build recipes/vgg11_distilled.yaml": f"{QUICK} distill.teacher.train.epochs=1 distill.teacher.model.width=0.125",
+    "toolchain build recipes/distill/digits": QUICK,
+    "toolchain study recipes/studies/distill_digits.yaml": "train.epochs=1 measure.fidelity=null",
     "toolchain build recipes/vgg11_pruned.yaml": f"{QUICK} prune.finetune.epochs=1",
     "toolchain build recipes/resnet18_ptq.yaml": QUICK,
     "toolchain build recipes/vgg11_cifar10_int8.yaml": f"{QUICK} {NARROW} quantize.calibration.images=16",
