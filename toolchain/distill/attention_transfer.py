@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -32,7 +33,10 @@ def attention_map(feature: Tensor) -> Tensor:
 
     Half precision is computed in float32, float64 stays. A map of zeros stays zero.
     """
-    return F.normalize(at_least_float32(feature).square().mean(dim=1).flatten(1), dim=1)
+    wide = feature.dtype if feature.dtype.itemsize >= 4 else torch.float32
+    # the norm widens as it adds up: a float32 copy of every map would cost more than the whole loss
+    energy = torch.linalg.vector_norm(feature, dim=1, dtype=wide).square() / feature.shape[1]
+    return F.normalize(energy.flatten(1), dim=1)
 
 
 def attention_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Tensor:

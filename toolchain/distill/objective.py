@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from toolchain.data.augment import is_fixed_view
 from toolchain.data.loader import Batch
-from toolchain.distill.divergence import at_least_float32, soft_target_loss
+from toolchain.distill.divergence import soft_target_loss
 from toolchain.distill.features import Outputs, watch
 from toolchain.distill.recorded import Arrays, record, recorded
 from toolchain.errors import TrainError
@@ -26,7 +26,8 @@ from toolchain.train import Progress, Step, cross_entropy
 if TYPE_CHECKING:
     from toolchain.data import Dataset
 
-# (student, teacher, batch) -> () in nats or the method's own unit; an nn.Module where it has weights or state
+# (student, teacher, batch) -> () in nats or the method's own unit; an nn.Module where it has weights or state. Features
+# come in the dtype they were computed in: the term widens what it needs.
 Term = Callable[[Outputs, Outputs, Batch], Tensor]
 
 DKD_WARM_UP = 20  # epochs, of 240 in the paper's runs; a shorter run warms up for at most a tenth of itself
@@ -105,14 +106,14 @@ class Objective(nn.Module):
         taught = weights.method > 0 or weights.soft > 0
         if self.mix and taught:
             batch = batch._replace(images=self.mix(batch.images))
-        student = _in_float(self.student_run(model, batch.images))
+        student = self.student_run(model, batch.images)
         with torch.autocast(batch.images.device.type, enabled=False):
             # Counted even at weight 0, so that every parameter has a gradient: DDP waits for all of them.
             label = cross_entropy(student.logits, batch.labels, self.train_cfg)
             loss = weights.label * label
         parts = {} if self.mix and taught else {"label": label}  # a mix has no label
         if taught:
-            teacher = _in_float(self.teach(batch))
+            teacher = self.teach(batch)
             with torch.autocast(batch.images.device.type, enabled=False):
                 if weights.method > 0:
                     parts["method"] = self.term(student, teacher, batch)
@@ -180,8 +181,3 @@ def _warm_up(cfg: DistillSection, progress: Progress) -> float:
 def _fading(cfg: DistillSection, progress: Progress) -> float:
     fall = cfg.early_stop.ramp * progress.epochs if cfg.early_stop else 0.0
     return min((_silent_after(cfg, progress.epochs) - progress.epoch) / fall, 1.0) if fall else 1.0
-
-
-def _in_float(outputs: Outputs) -> Outputs:
-    features = {name: at_least_float32(value) for name, value in outputs.features.items()}
-    return Outputs(at_least_float32(outputs.logits), features)
