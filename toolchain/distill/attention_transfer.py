@@ -33,7 +33,7 @@ def attention_map(feature: Tensor) -> Tensor:
 
     Half precision is computed in float32, float64 stays. A map of zeros stays zero.
     """
-    wide = feature.dtype if feature.dtype.itemsize >= 4 else torch.float32
+    wide = torch.promote_types(feature.dtype, torch.float32)
     # the norm widens as it adds up: a float32 copy of every map would cost more than the whole loss
     energy = torch.linalg.vector_norm(feature, dim=1, dtype=wide).square() / feature.shape[1]
     return F.normalize(energy.flatten(1), dim=1)

@@ -33,7 +33,8 @@ def float_student(job: Job, teacher: Teacher | None) -> Stage:
     assert isinstance(recipe.model, TorchModel)
 
     def look() -> None:
-        check_views(job, teacher.load(job) if teacher else None)
+        if teacher and recipe.measure.fidelity:
+            check_views(job, teacher.load(job))
 
     if distill is None:
         student = _train("train", job, recipe.model, recipe.train, from_labels, before=look)

@@ -78,10 +78,10 @@ def check_lesson(job: Job, teacher: TorchModel) -> None:
     distillation_loss(recipe.distill, setting)
 
 
-def check_views(job: Job, teacher: nn.Module | None) -> None:
+def check_views(job: Job, teacher: nn.Module) -> None:
     """Refuse layers of measure.fidelity that are not there, before anything is trained. Raises TrainError."""
     fidelity = job.recipe.measure.fidelity
-    if fidelity is None or not fidelity.gradcam or teacher is None:
+    if fidelity is None or not fidelity.gradcam:
         return
     from toolchain.gradcam.maps import check_layer
 
