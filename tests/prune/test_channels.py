@@ -7,7 +7,7 @@ from torch import nn
 
 from toolchain.errors import TrainError
 from toolchain.prune import prune, replay
-from toolchain.prune.channels import classifier
+from toolchain.prune.groups import classifier
 from toolchain.recipe.schema import Channels
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from toolchain.prune.channels import prune_channels, replay_channels
+from toolchain.prune.channels import prune_channels
+from toolchain.prune.groups import replay_channels
 from toolchain.prune.lottery import prune_lottery
 from toolchain.prune.magnitude import prune_magnitude
 from toolchain.prune.sparse24 import prune_24
