@@ -6,12 +6,13 @@ from typing import get_args
 
 from toolchain.prune import REPLAYS, SMALLER, SPARSER
 from toolchain.recipe.schema import Prune
+from toolchain.steps.pruning import STEPS
 
 
-def test_every_method_of_the_recipe_has_a_pruner_and_a_replay() -> None:
+def test_every_method_of_the_recipe_has_a_step_and_a_replay() -> None:
     sections = get_args(get_args(Prune)[0])
     methods = {get_args(section.model_fields["method"].annotation)[0] for section in sections}
-    assert set(SMALLER) | set(SPARSER) == set(REPLAYS) == methods
+    assert set(STEPS) == set(REPLAYS) == methods
     assert not set(SMALLER) & set(SPARSER)
 
 

@@ -11,7 +11,7 @@ from train_data import small_net, squares
 
 from toolchain.recipe.schema import Train
 from toolchain.steps.fitting import from_labels
-from toolchain.steps.pruning import _train_until
+from toolchain.steps.pruning_rounds import _train_until
 from toolchain.train import Step, fit, label_loss
 
 CFG = Train(epochs=3, batch_size=16)

@@ -24,7 +24,17 @@ SMALLER: dict[str, Callable[..., tuple[nn.Module, dict[str, Any]]]] = {"channels
 # (model, section, round, seed) -> what else the history holds; weights become zero in place
 SPARSER: dict[str, Callable[..., dict[str, Any]]] = {
     "magnitude": prune_magnitude, "lottery": prune_lottery, "sparse24": prune_24}
-REPLAYS = {"channels": replay_channels, **dict.fromkeys(SPARSER, replay_zeros)}
+
+
+def _replay_low_rank(model: nn.Module, history: dict[str, Any]) -> nn.Module:
+    from toolchain.prune.low_rank import replay_low_rank
+
+    return replay_low_rank(model, history)
+
+
+REPLAYS: dict[str, Callable[[nn.Module, dict[str, Any]], nn.Module]] = {
+    **dict.fromkeys(("channels", "greedy", "latency"), replay_channels), "low_rank": _replay_low_rank,
+    **dict.fromkeys(SPARSER, replay_zeros)}
 
 
 def prune(
