@@ -124,6 +124,7 @@ class LowRank(Section):
                                                    "unless rank or params is given")
     rank: Share | None = Field(None, description="instead of energy: share of the full rank to keep")
     params: Share | None = Field(None, description="instead of energy: share of all parameters to remove")
+    round_to: RoundTo = Field(8, description="ranks are rounded up to a multiple of this")
     engine: Engine | None = Field(
         OrtEngine(runtime="onnxruntime", precision="fp32"),
         description="a layer is replaced only where this engine is measurably faster for it; null: wherever it has "
