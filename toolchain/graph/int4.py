@@ -9,6 +9,8 @@ axis 1 of four). A linear layer's is stored as (K, N), blocked along axis 0, bef
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
@@ -23,15 +25,19 @@ FEWEST_INPUTS = 16  # a depthwise 3x3 has 9: four bits ruin it and a scale per n
 FUSED_BLOCKS = (16, 32, 64, 128, 256)  # what ONNX Runtime's MatMulNBits reads
 
 
-def quantize_int4(model: ir.Model, rules: Rules, block: int, first_last: str) -> dict[str, str]:
+def quantize_int4(
+    model: ir.Model, rules: Rules, block: int, first_last: str, only: Collection[str] | None = None
+) -> dict[str, str]:
     """Store the weights of a clean float `model` in INT4 (first and last too unless `first_last` is "float").
 
-    Layers with fewer than 16 weights per output (depthwise) get INT8 weights, per channel. Returns layer name ->
-    "int4" or "int8 weight-only".
+    only: names of the layers to change; None: all. Layers with fewer than 16 weights per output (depthwise) get INT8
+    weights, per channel. Returns layer name -> "int4" or "int8 weight-only".
     """
     found = layers(model.graph)
     scale_type, done, stored = FLOATS[rules.int4_float], dict[str, str](), dict[str, ir.Value]()
     for layer in found if first_last == "int4" else found[1:-1]:
+        if only is not None and layer.name not in only:
+            continue
         small = layer.array.size // layer.array.shape[layer.axis] < FEWEST_INPUTS
         done[layer.name] = "int8 weight-only" if small else "int4"
         key = f"{layer.op} {layer.weight.name}"

@@ -7,7 +7,7 @@ activations. Biases stay float: every runtime we build for rounds them itself wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,20 +24,25 @@ SMALLEST_SCALE = 1e-7  # below it an FP16 scale would be 0
 FLOATS = {"fp32": np.float32, "fp16": np.float16}
 
 
-def quantize_int8(model: ir.Model, rules: Rules, ranges: Ranges, first_last: str) -> set[str]:
+def quantize_int8(
+    model: ir.Model, rules: Rules, ranges: Ranges, first_last: str, only: Collection[str] | None = None
+) -> set[str]:
     """Quantize every layer of a clean float `model` (first and last too unless `first_last` is "float").
 
+    only: names of the layers to quantize, with nothing between them (no residual Add, pool or Concat); None: all.
     Returns the names of the quantized layers. Raises OnnxError when `ranges` lacks one of their inputs.
     """
     found = layers(model.graph)
     chosen = found if first_last == "int8" else found[1:-1]
+    if only is not None:
+        chosen = [layer for layer in chosen if layer.name in only]
     scale_type = FLOATS[rules.int8_float]
     activations = Activations(model.graph, rules, ranges, scale_type)
     for layer in chosen:
         if layer.input.name not in ranges.activations:
             raise OnnxError(f"layer {layer.name}: no calibrated range for its input '{layer.input.name}'; "
                             "expected one for every layer; calibrate on this very ONNX file")
-    for node in list(model.graph):
+    for node in list(model.graph) if only is None else ():
         if node.op_type in rules.quantized_inputs or node.op_type == "Add":
             for position in _joined_inputs(node, rules):
                 activations.quantize(node, position)
