@@ -11,8 +11,9 @@ from toolchain.recipe.schema import OnnxModel, Qat, Recipe
 from toolchain.steps.fidelity import taught
 from toolchain.steps.graphs import calibrated, converted, exported, imported
 from toolchain.steps.job import open_job
+from toolchain.steps.pruned_facts import SHEET, packed_weights, pruned_facts
 from toolchain.steps.student import fine_tuned_quantized, float_student, teacher
-from toolchain.steps.target import built, choose_engines, measured
+from toolchain.steps.target import built, choose_engines, measured, unpruned_engines
 from toolchain.workdir import Stage, WorkDir, rank
 
 if TYPE_CHECKING:
@@ -49,23 +50,36 @@ def build(
         int8_onnx = exported("export_qat", job, tuned)
         int8_ranges = calibrated("calibrate_qat", job, int8_onnx, learned=tuned)
 
+    models: dict[str, Stage] = {}
     stages: dict[str, Stage] = {}
     for name, engine in engines.items():
         int8 = engine.precision == "int8"
-        model = converted(job, engine, int8_onnx if int8 else onnx, int8_ranges if int8 else None)
-        stages[name] = built(job, name, engine, model)
-    measurement = measured(job, engines, stages)
-    sheet = None
+        models[name] = converted(job, engine, int8_onnx if int8 else onnx, int8_ranges if int8 else None)
+        stages[name] = built(job, name, engine, models[name])
+    references: dict[str, Stage] = {}
+    if recipe.prune:
+        before = next(stage for stage in work.stages if stage.name == "train")
+        references = unpruned_engines(job, engines, before)
+    measurement = measured(job, engines, stages, references)
+    comparison = facts = None
     if recipe.measure.fidelity:
         assert taught_by is not None
         comparison = taught(job, engines, stages, student, taught_by)
-        sheet = comparison.folder / "gradcam.png"
-    if sheet and sheet.is_file():
-        work.publish(sheet, "gradcam.png")
-    else:
-        work.withdraw("gradcam.png")  # of a build that drew maps
+    if recipe.prune:
+        facts = pruned_facts(job, before, student)
+        packed_weights(job, models)
+    _show(work, comparison, "gradcam.png")
+    _show(work, facts, SHEET)
     if work.dry or rank() != 0:
         return None
     from toolchain.steps.result import reported
 
-    return reported(recipe, work, engines, stages, measurement)
+    return reported(recipe, work, engines, stages, measurement, references)
+
+
+def _show(work: WorkDir, stage: Stage | None, sheet: str) -> None:
+    """Publish the picture sheet that `stage` left, or take away that of a build that drew one."""
+    if stage and (stage.folder / sheet).is_file():
+        work.publish(stage.folder / sheet, sheet)
+    else:
+        work.withdraw(sheet)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from toolchain.measure.latency import DISCARD, Samples, interleaved_ms, speedup,
 from toolchain.measure.memory import peak_memory_bytes
 from toolchain.measure.npz import save_arrays
 from toolchain.measure.reference import fp32_reference
+from toolchain.measure.storage import deflate_bytes
 from toolchain.measure.throughput import fill, sweep
 from toolchain.recipe.schema import Measure
 
@@ -31,16 +33,18 @@ TRANSFER_RUNS = 20
 
 def measure_engines(
     folders: Mapping[str, Path], reasons: Mapping[str, str | None], batches: Batches, labels: NDArray[np.int64],
-    cfg: Measure, folder: Path, seed: int, classes: int | None = None,
+    cfg: Measure, folder: Path, seed: int, classes: int | None = None, unpruned: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Judge every engine that can run here; write predictions.npz, latency.npz and measured.json into `folder`.
 
     folders: engine name -> its folder. reasons: why an engine cannot run here (None: it can). batches: a fresh pass
     over the normalized test images (n, C, H, W) float32 with their labels. labels: (N,) int64 of the test split.
-    classes: of the dataset, None: not checked beyond the labels. Returns what measured.json holds, in that order.
+    classes: of the dataset, None: not checked beyond the labels. unpruned: names of FP32 engines of the network before
+    pruning, which the others are compared with too. Returns what measured.json holds, in that order.
     Raises EngineError, DigestMismatch, MissingPackage, DataError.
     """
-    records = {name: verify(path)[0] for name, path in folders.items()}
+    files = {name: verify(path) for name, path in folders.items()}
+    records = {name: replace(record, name=name) for name, (record, _) in files.items()}
     threads = cfg.threads or default_threads()
     with ExitStack() as stack:
         engines = {name: stack.enter_context(load_engine(path, threads))
@@ -55,9 +59,14 @@ def measure_engines(
     for name in extras:  # after the engines are closed: the measuring processes have the machine to themselves
         extras[name] |= _memory(folders[name], cfg.batch, threads)
     _save(folder, predictions, samples, labels)
-    alive = [records[name] for name in engines]
-    measured = [_record(record, alive, predictions, samples, extras, labels, cfg, threads, seed) if name in engines
-                else _not_measured(record, str(reasons[name])) for name, record in records.items()]
+    pruned, before = ([records[n] for n in engines if (n in unpruned) is which] for which in (False, True))
+    measured = []
+    for name, record in records.items():
+        facts = _facts(record) | {"deflate_bytes": deflate_bytes(files[name][1]), "unpruned": name in unpruned}
+        own = [] if name in unpruned else pruned  # an unpruned engine is compared with its like alone
+        measured.append(facts | (
+            _measured(record, own, before, predictions, samples, labels, cfg, threads, seed) | extras[name]
+            if name in engines else _not_measured(str(reasons[name]))))
     write_text(folder / "measured.json", json.dumps(measured, indent=1) + "\n")
     return measured
 
@@ -94,26 +103,33 @@ def _transfers(engine: Loaded, images: Images) -> dict[str, float] | None:
     return {"to_device": float(to_device), "from_device": float(from_device)}
 
 
-def _record(
-    record: EngineRecord, alive: list[EngineRecord], predictions: Mapping[str, Predictions],
-    samples: Mapping[str, Samples], extras: Mapping[str, dict[str, Any]], labels: NDArray[np.int64], cfg: Measure,
+def _measured(
+    record: EngineRecord, alive: list[EngineRecord], unpruned: list[EngineRecord],
+    predictions: Mapping[str, Predictions], samples: Mapping[str, Samples], labels: NDArray[np.int64], cfg: Measure,
     threads: int, seed: int,
 ) -> dict[str, Any]:
-    """What is known of one measured engine, in report.json's words."""
+    """What running an engine told, in report.json's words. alive, unpruned: the engines it may be compared with."""
     own, reference = predictions[record.name], fp32_reference(record, alive, same_device=False)
+
+    def faster_than(other: str | None) -> dict[str, float] | None:
+        return speedup(samples[other], samples[record.name], seed) if other else None
+
+    def changed_from(other: str | None) -> dict[str, float] | None:
+        return top1_change(own, predictions[other], labels, seed) if other else None
+
     timed = fp32_reference(record, alive, same_device=True)
+    before = fp32_reference(record, unpruned, same_device=True)
     return {
-        **_facts(record), "measured": True, "reason": None,
+        "measured": True, "reason": None,
         **accuracy(own, labels),
         "agreement_percent": agreement_percent(own, predictions[reference]) if reference else None,
-        "top1_change_vs_fp32": top1_change(own, predictions[reference], labels, seed) if reference else None,
-        "accuracy_reference": reference,
+        "top1_change_vs_fp32": changed_from(reference), "accuracy_reference": reference,
         "latency_ms": summary(samples[record.name]),
         "latency_conditions": {"batch": cfg.batch, "threads": threads, "warmup": cfg.warmup, "rounds": cfg.rounds,
                                "runs_per_round": cfg.runs_per_round, "discarded_per_round": DISCARD},
-        "speedup_vs_fp32": speedup(samples[timed], samples[record.name], seed) if timed else None,
-        "latency_reference": timed,
-        **extras[record.name],
+        "speedup_vs_fp32": faster_than(timed), "latency_reference": timed,
+        "speedup_vs_unpruned": faster_than(before), "unpruned_reference": before,
+        "top1_change_vs_unpruned": changed_from(fp32_reference(record, unpruned, same_device=False)),
     }
 
 
@@ -124,10 +140,10 @@ def _facts(record: EngineRecord) -> dict[str, Any]:
     return {key: getattr(record, key) for key in keys}
 
 
-def _not_measured(record: EngineRecord, reason: str) -> dict[str, Any]:
+def _not_measured(reason: str) -> dict[str, Any]:
     unknown = ("top1_percent", "top1_interval", "top5_percent", "agreement_percent", "latency_ms", "speedup_vs_fp32",
                "peak_memory_bytes")
-    return {**_facts(record), "measured": False, "reason": reason, **dict.fromkeys(unknown), "throughput": []}
+    return {"measured": False, "reason": reason, **dict.fromkeys(unknown), "throughput": []}
 
 
 def _save(

@@ -182,6 +182,9 @@ class Measure(Section):
     throughput_batches: tuple[BatchSize, ...] = (1, 8, 32)
     accuracy_batch: BatchSize = 64
     fidelity: Fidelity | None = Field(None, description="also compare the engines with the teacher")
+    gradcam_images: int = Field(
+        200, ge=0, description="of a pruned network: compare where it looks with where it looked before, on this many "
+                               "test images; 0: do not")
 
 
 class Holds(Section):

@@ -15,7 +15,8 @@ from toolchain.recipe.section import Section
 
 MetricName = Literal[
     "top1", "int8_top1", "kl", "js", "agreement", "gradcam", "jitter_top1", "jitter_drop", "val_top1", "teacher_top1",
-    "parameters", "teacher_parameters", "train_seconds", "seconds"]
+    "sparsity", "parameters", "macs", "latency_ms", "speedup_vs_unpruned", "engine_bytes", "deflate_bytes",
+    "teacher_parameters", "train_seconds", "seconds"]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # a recipe's name follows the same rule: both name folders
 

@@ -17,7 +17,8 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from toolchain.report import plot, taught, training, words
+from toolchain.report import plot, pruned_words, taught, training, words
+from toolchain.report.html_pruned import pruned_section
 from toolchain.report.limits import amount, asks, broken, matrix, weight_share
 from toolchain.report.schema import EngineResult, LimitResult, Report
 
@@ -28,11 +29,12 @@ VERDICTS = {True: ("good", "✓"), False: ("bad", "✗"), None: ("plain", "–")
 def _labels(engines: Sequence[EngineResult]) -> dict[str, str]:
     """The shortest label that tells the engines of a plot apart: precision, then runtime, then target."""
     runtimes = {e.runtime for e in engines}
-    pairs = Counter((e.precision, e.runtime) for e in engines)
+    pairs = Counter((e.precision, e.runtime) for e in engines if not e.unpruned)
     labels = {}
     for e in engines:
         label = e.precision.upper() + (f" {words.runtime_name(e.runtime)}" if len(runtimes) > 1 else "")
-        labels[e.name] = label + (f" {e.target}" if pairs[e.precision, e.runtime] > 1 else "")
+        label += f" {e.target}" if pairs[e.precision, e.runtime] > 1 else ""
+        labels[e.name] = f"unpruned {label}" if e.unpruned else label
     return labels
 
 
@@ -44,7 +46,7 @@ def _tooltip(e: EngineResult) -> str:
 
 def _plots(report: Report) -> list[Markup]:
     """The accuracy plot for a screen and for a phone; empty when nothing was measured."""
-    shown = [e for e in report.engines if e.latency_ms and e.top1_percent is not None]
+    shown = [e for e in [*report.engines, *report.unpruned] if e.latency_ms and e.top1_percent is not None]
     labels = _labels(shown)
     points = [plot.Point(labels[e.name], _tooltip(e), e.precision, e.runtime, e.latency_ms.p50, e.latency_ms.p95,
                          e.top1_percent, low, high, float(e.weight_bytes or 0))
@@ -52,7 +54,8 @@ def _plots(report: Report) -> list[Markup]:
               for low, high in [e.top1_interval or (None, None)]]
     if not points:
         return []
-    phone = [p._replace(label=e.precision.upper()) for p, e in zip(points, shown, strict=True)]
+    phone = [p._replace(label="unpruned " * e.unpruned + e.precision.upper())
+             for p, e in zip(points, shown, strict=True)]
     return [Markup(plot.accuracy_plot(points, 1040, 470, "plot wide")),
             Markup(plot.accuracy_plot(phone, 380, 400, "plot narrow"))]
 
@@ -66,11 +69,11 @@ def _legend(report: Report) -> list[dict[str, Any]]:
 
 def _row(e: EngineResult, report: Report, best: EngineResult | None) -> dict[str, Any]:
     latency, speedup = e.latency_ms, e.speedup_vs_fp32
-    share = weight_share(e, report.engines)
+    share = None if e.unpruned else weight_share(e, report.engines)
     tone = "" if speedup is None or speedup.low is None or speedup.high is None else (
         "good" if speedup.low > 1 else "bad" if speedup.high < 1 else "")
     return {
-        "name": e.name, "precision": e.precision, "runtime": words.runtime_name(e.runtime),
+        "name": e.name, "precision": e.precision, "runtime": words.place(e),
         "target": e.target.replace("+", " + "), "measured": e.measured,
         "best": e is best and tone == "good",
         "unmeasured": words.unmeasured(e),
@@ -81,7 +84,8 @@ def _row(e: EngineResult, report: Report, best: EngineResult | None) -> dict[str
         "speedup": words.times(speedup.value if speedup else None), "speedup_interval": words.speedup_interval(speedup),
         "speedup_tone": tone,
         "weights": words.size(e.weight_bytes), "share": f"{share:.2f}×" if share is not None else "",
-        "engine_bytes": words.size(e.engine_bytes), "memory": words.size(e.peak_memory_bytes),
+        "engine_bytes": words.size(e.engine_bytes), "deflated": words.deflated(e),
+        "memory": words.size(e.peak_memory_bytes),
         "compute": words.compute_words(e), "gap": words.gap_words(e.gap), "path": e.path or words.NOTHING,
         "sha256": e.sha256 or words.NOTHING,
     }
@@ -89,16 +93,17 @@ def _row(e: EngineResult, report: Report, best: EngineResult | None) -> dict[str
 
 def _storage(report: Report) -> list[dict[str, Any]]:
     """Bars: weight bytes and engine bytes of each engine, in percent of the largest of all."""
-    most = max((max(e.weight_bytes or 0, e.engine_bytes or 0) for e in report.engines), default=0) or 1
-    return [{"name": e.name, "precision": e.precision, "runtime": words.runtime_name(e.runtime),
+    engines = [*report.engines, *report.unpruned]
+    most = max((max(e.weight_bytes or 0, e.engine_bytes or 0) for e in engines), default=0) or 1
+    return [{"name": e.name, "precision": e.precision, "runtime": words.place(e),
              "weights": round(100 * (e.weight_bytes or 0) / most, 2),
              "engine": round(100 * (e.engine_bytes or 0) / most, 2),
-             "text": f"{words.size(e.weight_bytes)} / {words.size(e.engine_bytes)}"} for e in report.engines]
+             "text": " / ".join(map(words.size, (e.weight_bytes, e.engine_bytes, e.deflate_bytes)))} for e in engines]
 
 
 def _strips(report: Report) -> dict[str, Any]:
     """p50, p95 and p99 of each timed engine as percent of a shared log axis."""
-    timed = [e for e in report.engines if e.latency_ms]
+    timed = [e for e in [*report.engines, *report.unpruned] if e.latency_ms]
     if not timed:
         return {"rows": [], "ticks": []}
     low = math.log10(min(e.latency_ms.p50 for e in timed if e.latency_ms)) - 0.06
@@ -107,7 +112,7 @@ def _strips(report: Report) -> dict[str, Any]:
     def at(milliseconds: float) -> float:
         return round(100 * (math.log10(milliseconds) - low) / (high - low), 2)
 
-    rows = [{"name": e.name, "precision": e.precision, "runtime": words.runtime_name(e.runtime),
+    rows = [{"name": e.name, "precision": e.precision, "runtime": words.place(e),
              "p50": at(lat.p50), "p95": at(lat.p95), "p99": at(lat.p99),
              "text": " / ".join(words.milliseconds(v) for v in (lat.p50, lat.p95, lat.p99))}
             for e in timed for lat in [e.latency_ms] if lat]
@@ -198,17 +203,21 @@ def _yaml_lines(recipe: dict[str, Any]) -> list[tuple[str, str, str]]:
     return lines
 
 
-def render_html(report: Report, sheet: bytes | None = None) -> str:
-    """report.html as text; the same report gives the same bytes. sheet: PNG of the Grad-CAM maps, held by the page."""
+def render_html(report: Report, sheet: bytes | None = None, pruned_sheet: bytes | None = None) -> str:
+    """report.html as text; the same report gives the same bytes.
+
+    sheet, pruned_sheet: PNGs of the Grad-CAM maps of student and teacher, and of before and after; held by the page.
+    """
     environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
     best = words.best_engine(report)
     total = sum(s.seconds or 0.0 for s in report.stages)
     return environment.get_template("template.html.j2").render(
         report=report, name=str(report.recipe.get("name", "build")), headline=words.headline(report),
+        pruned_told=pruned_words.summary(report), pruned=pruned_section(report, pruned_sheet),
         tiles=words.tiles(report), plots=_plots(report), legend=_legend(report),
         precisions=list(dict.fromkeys(e.precision for e in report.engines)),
-        engines=[_row(e, report, best) for e in report.engines],
+        engines=[_row(e, report, best) for e in [*report.engines, *report.unpruned]],
         storage=_storage(report), strips=_strips(report), throughput=_throughput(report), limits=_limits(report),
         taught=_taught(report, sheet), training=_training(report), stages=_stages(report), total=words.seconds(total),
         how=words.how_measured(report), environment=words.environment_rows(report),

@@ -11,6 +11,7 @@ from toolchain.files import write_text
 from toolchain.recipe.schema import Recipe
 from toolchain.report.fidelity import Fidelity, Taught
 from toolchain.report.limits import check_limits
+from toolchain.report.pruned import Pruning
 from toolchain.report.schema import (
     DataFacts,
     EngineResult,
@@ -29,14 +30,17 @@ def make_report(recipe: Recipe, environment: Mapping[str, Any], dataset: Mapping
                 limits: Sequence[LimitResult] | None = None,
                 history: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
                 fidelity: Mapping[str, Any] | None = None,
-                taught: Mapping[str, Mapping[str, Any]] | None = None) -> Report:
+                taught: Mapping[str, Mapping[str, Any]] | None = None,
+                pruning: Mapping[str, Any] | None = None,
+                unpruned: Sequence[Mapping[str, Any]] = ()) -> Report:
     """Join what the stages delivered into one Report.
 
     environment: `doctor.examine()`. dataset: {name, classes, train, val, test (image counts), split_sha256,
     calibration {source, images} or null}. stages: {name, key, cached, seconds}. engines: measured.json's records.
     gaps: engine name -> {max_abs, relative, argmax_agreement}. limits: null judges `recipe.limits` here.
     history: title of a training run -> its epochs {epoch, loss, val_top1_percent, seconds, parts}.
-    fidelity: fidelity.json of its stage. taught: title of a training run -> its taught.json.
+    fidelity: fidelity.json of its stage. taught: title of a training run -> its taught.json. pruning:
+    pruned_facts.json of its stage. unpruned: measured.json's records of engines of the network before pruning.
     Raises pydantic.ValidationError where a stage delivered something else: that is a bug, not the user's mistake.
     """
     gaps = gaps or {}
@@ -53,6 +57,8 @@ def make_report(recipe: Recipe, environment: Mapping[str, Any], dataset: Mapping
         limits=list(limits) if limits is not None else check_limits(recipe.limits, records),
         training=runs,
         fidelity=Fidelity.model_validate(dict(fidelity)) if fidelity else None,
+        pruning=Pruning.model_validate(dict(pruning)) if pruning else None,
+        unpruned=[EngineResult.model_validate(dict(e)) for e in unpruned],
     )
 
 
@@ -67,14 +73,17 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def write_report(report: Report, folder: Path, sheet: bytes | None = None) -> dict[str, Path]:
+def write_report(
+    report: Report, folder: Path, sheet: bytes | None = None, pruned_sheet: bytes | None = None
+) -> dict[str, Path]:
     """Write report.json, report.md and report.html into `folder`; returns {"json", "md", "html"} -> path.
 
-    sheet: the PNG that `report.fidelity.gradcam.sheet` names; report.html holds it, report.md links it by that name.
+    sheet, pruned_sheet: the PNGs that `gradcam.sheet` of `report.fidelity` and of `report.pruning` name; report.html
+    holds them, report.md links them by that name.
     Raises WorkDirError where the folder cannot be written.
     """
     from toolchain.report.html import render_html  # jinja2 and yaml load only when a report is written
     from toolchain.report.markdown import render_markdown
 
-    texts = {"json": report.to_json(), "md": render_markdown(report), "html": render_html(report, sheet)}
+    texts = {"json": report.to_json(), "md": render_markdown(report), "html": render_html(report, sheet, pruned_sheet)}
     return {kind: _write(Path(folder) / f"report.{kind}", text) for kind, text in texts.items()}

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from toolchain.report import taught, training, words
+from toolchain.report import pruned_words, taught, training, words
 from toolchain.report.fidelity import Fidelity
 from toolchain.report.limits import amount, asks, broken, matrix
 from toolchain.report.schema import EngineResult, LimitResult, Report
 
 MARKS = {True: "✅", False: "❌"}
 ENGINE_TITLES = ("Engine", "Top-1 % (95 %)", "Top-5 %", "Agreement %", "p50 ms", "p95", "p99", "Speed-up (95 %)",
-                 "Weights", "Engine file", "Peak memory")
+                 "Weights", "Engine file", "Deflated", "Peak memory")
 
 
 def escape(text: object) -> str:
@@ -37,7 +37,8 @@ def _with(figure: str, spread: str) -> str:
 
 
 def _engine_row(engine: EngineResult) -> list[str]:
-    sizes = [words.size(engine.weight_bytes), words.size(engine.engine_bytes), words.size(engine.peak_memory_bytes)]
+    sizes = [words.size(number) for number in (
+        engine.weight_bytes, engine.engine_bytes, engine.deflate_bytes, engine.peak_memory_bytes)]
     if not engine.measured:
         return [code(engine.name), f"*{escape(words.unmeasured(engine))}*", *[words.NOTHING] * 6, *sizes]
     latency, speedup = engine.latency_ms, engine.speedup_vs_fp32
@@ -91,6 +92,41 @@ def _taught(report: Report) -> str:
     meanings = "\n".join(f"- {name}: {told}" for name, told in taught.MEANINGS)
     parts = [taught.intro(found), table(taught.ENGINE_TITLES, rows), meanings, _jitter(found), _maps(found)]
     return "## What was taught\n" + "\n\n".join(part for part in parts if part)
+
+
+def _pruned(report: Report) -> str:
+    found = report.pruning
+    if found is None:
+        return ""
+    engines = [[code(r.name), _with(r.speedup, r.speedup_interval), _with(r.top1, r.top1_interval), r.weights,
+                r.engine_file, r.deflated] for r in pruned_words.engine_rows(report)]
+    packed = [[code(name), *sizes] for name, *sizes in pruned_words.packed_rows(report)]
+    changes = [[_with(r.what, r.where), r.before, r.after, r.change] for r in pruned_words.change_rows(report)]
+    points = [[f"{share:.2f}", words.percent(top1), name] for share, top1, name in pruned_words.removed_points(found)]
+    layers = [[code(r.name), r.width, r.weights, r.density, r.macs] for r in pruned_words.layer_rows(found)]
+    parts = [
+        escape(pruned_words.intro(found)),
+        table(pruned_words.CHANGE_TITLES, changes),
+        "### Against the unpruned FP32 engine\n" + table(pruned_words.ENGINE_TITLES, engines) if engines else "",
+        f"### Zeros packed\n{pruned_words.PACKED}\n\n" + table(pruned_words.PACKED_TITLES, packed) if packed else "",
+        "### Accuracy over what was removed\n" + table(
+            (pruned_words.removed_title(found).capitalize(), "Val top-1 %", ""), points) if len(points) > 1 else "",
+        "### Latency: predicted and measured\n" + table(
+            pruned_words.CHECK_TITLES, map(list, pruned_words.check_rows(found))) if found.checks else "",
+        "### Layers\n" + table(pruned_words.LAYER_TITLES, layers), _looks(report)]
+    return "## What pruning changed\n" + "\n\n".join(part for part in parts if part)
+
+
+def _looks(report: Report) -> str:
+    """Where the pruned network looks, beside where it looked before."""
+    assert report.pruning is not None
+    maps, told = report.pruning.gradcam, escape(pruned_words.gradcam_intro(report.pruning))
+    if maps is None:
+        return told
+    rows = [[r.what, _with(r.student, r.student_interval), r.random, r.teacher, r.verdict]
+            for r in taught.map_rows(maps)]
+    return "\n\n".join([f"### Grad-CAM before and after\n{told}", table(pruned_words.MAP_TITLES, rows),
+                        f"![Images with the maps of both networks]({maps.sheet})"])
 
 
 def _maps(found: Fidelity) -> str:
@@ -165,8 +201,9 @@ def render_markdown(report: Report) -> str:
     sections = [
         f"# {escape(report.recipe.get('name', 'build'))}",
         f"**{escape(words.headline(report))}**",
-        "## Engines\n" + table(ENGINE_TITLES, map(_engine_row, report.engines)),
-        _limits(report), _throughput(report), _taught(report), _training(report),
+        escape(pruned_words.summary(report)),
+        "## Engines\n" + table(ENGINE_TITLES, map(_engine_row, [*report.engines, *report.unpruned])),
+        _limits(report), _throughput(report), _pruned(report), _taught(report), _training(report),
         "## How this was measured\n" + "\n".join(f"- {line}" for line in words.how_measured(report)),
         _details(report), _data(report), _stages(report), _environment(report),
     ]

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from toolchain.errors import ToolchainError
 from toolchain.report.fidelity import Fidelity, Taught
 from toolchain.report.part import Bytes, Part, Percent, Positive
+from toolchain.report.pruned import Pruning
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -85,7 +86,7 @@ class Latency(Part):
 
 
 class Speedup(Part):
-    """FP32 latency divided by this engine's, with a bootstrap 95 % interval."""
+    """The reference's latency divided by this engine's, with a bootstrap 95 % interval."""
 
     value: Positive
     low: Positive | None = None
@@ -93,7 +94,7 @@ class Speedup(Part):
 
 
 class Change(Part):
-    """Top-1 minus FP32's in points, image by image, with a paired bootstrap 95 % interval."""
+    """Top-1 minus the reference's in points, image by image, with a paired bootstrap 95 % interval."""
 
     value: float
     low: float | None = None
@@ -132,7 +133,13 @@ class EngineResult(Part):
     path: str | None = None
     sha256: str | None = None
     engine_bytes: Bytes | None = None
+    deflate_bytes: Bytes | None = Field(None, description="the engine file as a zlib stream of level 6")
     weight_bytes: Bytes | None = None
+    bitmap_bytes: Bytes | None = Field(
+        None, description="weight_bytes with zeros packed: a bit for each weight, and those that are not zero")
+    two_of_four_bytes: Bytes | None = Field(
+        None, description="the same of a 2:4 network: half of the weights, and two bits for the place of each")
+    unpruned: bool = Field(False, description="the network before pruning: a reference that no limit judges")
     measured: bool
     reason: str | None = Field(None, description="why it was not measured")
     top1_percent: Percent | None = None
@@ -145,6 +152,9 @@ class EngineResult(Part):
     transfer_ms: Transfer | None = Field(None, description="null on a CPU")
     speedup_vs_fp32: Speedup | None = None
     latency_reference: str | None = Field(None, description="name of the FP32 engine whose latency is divided by this")
+    speedup_vs_unpruned: Speedup | None = Field(None, description="latency of the unpruned FP32 engine, over this")
+    unpruned_reference: str | None = Field(None, description="name of that engine, among the report's `unpruned`")
+    top1_change_vs_unpruned: Change | None = None
     throughput: list[Throughput] = []
     peak_memory_bytes: Bytes | None = None
     compute: Any = Field(None, description="what the engine really computes in, where known")
@@ -157,7 +167,7 @@ class EngineResult(Part):
         if not self.reason:
             raise ValueError("measured is false, so `reason` must say why")
         figures = ("top1_percent", "top5_percent", "agreement_percent", "latency_ms", "speedup_vs_fp32",
-                   "top1_change_vs_fp32", "transfer_ms")
+                   "top1_change_vs_fp32", "transfer_ms", "speedup_vs_unpruned", "top1_change_vs_unpruned")
         filled = [field for field in figures if getattr(self, field) is not None]
         if filled or self.throughput:
             raise ValueError(f"measured is false, so {', '.join(filled) or 'throughput'} must be null")
@@ -211,6 +221,8 @@ class Report(Part):
     limits: list[LimitResult] = []
     training: list[TrainingRun] = []
     fidelity: Fidelity | None = Field(None, description="null: the recipe has no measure.fidelity")
+    pruning: Pruning | None = Field(None, description="null: the recipe has no prune section")
+    unpruned: list[EngineResult] = Field([], description="FP32 engines of the network before pruning, as references")
 
     def to_json(self) -> str:
         """report.json as text, indented by two, a newline at the end; the same report gives the same bytes."""

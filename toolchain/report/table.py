@@ -14,7 +14,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from toolchain.report import taught, words
+from toolchain.report import pruned_words, taught, words
 from toolchain.report.limits import RULES, amount, asks
 from toolchain.report.schema import EngineResult, LimitResult, Report
 
@@ -22,17 +22,20 @@ PLAIN_WIDTH = 124
 COLOURS = {"fp32": "bright_black", "fp16": "blue", "bf16": "cyan", "int8": "dark_orange", "int4": "magenta"}
 MARKS = {True: ("✓", "green"), False: ("✗", "bold red"), None: ("–", "dim")}
 MEASURED_TITLES = ("Top-1 %", "Agree %", "p50 ms", "Speed-up", "Memory")
+AGAINST_UNPRUNED = "vs unpruned"
 
 
-def _figures(engine: EngineResult) -> list[tuple[str, str]]:
-    """(figure, what stands after or under it) for each of MEASURED_TITLES."""
-    speedup, latency = engine.speedup_vs_fp32, engine.latency_ms
+def _figures(engine: EngineResult, pruned: bool) -> list[tuple[str, str]]:
+    """(figure, what stands after or under it) for each of MEASURED_TITLES; of a pruned network one more."""
+    speedup, latency, gained = engine.speedup_vs_fp32, engine.latency_ms, engine.speedup_vs_unpruned
+    against = (words.times(gained.value if gained else None), words.speedup_interval(gained))
     return [
         (words.percent(engine.top1_percent), words.interval(engine.top1_interval)),
         (words.percent(engine.agreement_percent), ""),
         (words.milliseconds(latency.p50 if latency else None), words.spread(latency)),
         (words.times(speedup.value if speedup else None), words.speedup_interval(speedup)),
         (words.size(engine.peak_memory_bytes), ""),
+        *([against] if pruned else []),
     ]
 
 
@@ -61,14 +64,15 @@ def _short_target(target: str) -> str:
 
 def _name(engine: EngineResult, gap: str) -> Text:
     return Text.assemble((f"{engine.precision.upper():5}", COLOURS.get(engine.precision, "")), engine.runtime,
-                         (gap + _short_target(engine.target), "dim"))
+                         (gap + _short_target(engine.target) + ", unpruned" * engine.unpruned, "dim"))
 
 
 def engine_table(engines: Sequence[EngineResult], wide: bool, plain: bool) -> Table:
     """One row an engine; one that was not measured says why across the measured columns."""
     inline, below = (" ", " ") if wide else ("\n", "\n     ")
-    titles = [Text(t, style="bold") for t in MEASURED_TITLES]
-    cells = {e.name: [_cell(f, inline) for f in _figures(e)] for e in engines if e.measured}
+    pruned = any(e.unpruned for e in engines)  # beside what it is compared with
+    titles = [Text(t, style="bold") for t in (*MEASURED_TITLES, *([AGAINST_UNPRUNED] if pruned else []))]
+    cells = {e.name: [_cell(f, inline) for f in _figures(e, pruned)] for e in engines if e.measured}
     widths = _widths([titles, *cells.values()])
     table = Table(box=None if plain else box.ROUNDED, border_style="bright_black", pad_edge=not plain, padding=(0, 1),
                   show_lines=not wide and not plain, header_style="bold")
@@ -110,15 +114,15 @@ def limit_lines(results: Sequence[LimitResult]) -> list[Text]:
 
 def render_table(report: Report, width: int, plain: bool) -> RenderableType:
     """Everything a build shows at its end, for `width` columns; `plain`: no line drawing."""
-    table = engine_table(report.engines, wide=True, plain=plain)
+    engines = [*report.engines, *report.unpruned]
+    table = engine_table(engines, wide=True, plain=plain)
     if Console(width=1000).measure(table).maximum > width:
-        table = engine_table(report.engines, wide=False, plain=plain)
+        table = engine_table(engines, wide=False, plain=plain)
     parts: list[RenderableType] = [Text(""), table, Text("")]
     if report.limits:
         parts += [Text("Limits", style="bold"), *limit_lines(report.limits), Text("")]
     parts.append(Text(words.headline(report), style="bold"))
-    if told := taught.summary(report):
-        parts.append(Text(told))
+    parts += [Text(told) for told in (pruned_words.summary(report), taught.summary(report)) if told]
     return Group(*parts)
 
 

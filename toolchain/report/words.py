@@ -14,7 +14,7 @@ from toolchain.report.schema import EngineResult, Gap, Latency, Report, Speedup,
 
 NOTHING = "–"
 FAR_APART = 90.0  # percent: below this, equal top-1 figures do not mean equal networks
-PER_ENGINE = re.compile(rf"_(?:{'|'.join(PRECISIONS)})\..+$")
+PER_ENGINE = re.compile(rf"_(?:unpruned\.)?(?:{'|'.join(PRECISIONS)})\..+$")
 RUNTIME_NAMES = {"onnxruntime": "ONNX Runtime", "tensorrt_rtx": "TensorRT for RTX", "tensorrt": "TensorRT",
                  "openvino": "OpenVINO"}
 
@@ -40,6 +40,11 @@ class StageRow(NamedTuple):
 def runtime_name(runtime: str) -> str:
     """The runtime as its makers write it."""
     return RUNTIME_NAMES.get(runtime, runtime)
+
+
+def place(engine: EngineResult) -> str:
+    """Where it runs, and whether it is the network before pruning: 'ONNX Runtime, unpruned'."""
+    return runtime_name(engine.runtime) + ", unpruned" * engine.unpruned
 
 
 def size(n_bytes: int | None) -> str:
@@ -136,6 +141,11 @@ def compute_words(engine: EngineResult) -> str:
 def unmeasured(engine: EngineResult) -> str:
     """'not measured: no GPU'."""
     return f"not measured: {engine.reason}"
+
+
+def deflated(engine: EngineResult) -> str:
+    """'3.2 MB deflated', or nothing at all."""
+    return "" if engine.deflate_bytes is None else f"{size(engine.deflate_bytes)} deflated"
 
 
 def best_engine(report: Report) -> EngineResult | None:
@@ -258,7 +268,7 @@ def how_measured(report: Report) -> list[str]:
         "Speed-up: FP32 latency divided by the engine's, against the FP32 engine of the same runtime where there is "
         "one and never across CPU and GPU, with a bootstrap 95 % interval over rounds.",
         "Weights: bytes of all weights as stored in the engine's ONNX file. Engine file: the file that ships. "
-        "1 MB = 1,000,000 bytes.",
+        "Deflated: that file as zlib packs it at level 6. 1 MB = 1,000,000 bytes.",
     ]
 
 

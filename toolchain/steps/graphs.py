@@ -78,10 +78,13 @@ def onnx_stage(engine: Engine) -> str:
     return f"onnx_{engine.precision}_{backend(engine.runtime).rules(engine)}"
 
 
-def converted(job: Job, engine: Engine, model: Stage, ranges: Stage | None) -> Stage:
-    """The ONNX file of one precision by one target's rules; engines that need the same file share it."""
+def converted(job: Job, engine: Engine, model: Stage, ranges: Stage | None, unpruned: bool = False) -> Stage:
+    """The ONNX file of one precision by one target's rules; engines that need the same file share it.
+
+    unpruned: `model` is the network before pruning, a reference that is not shown as a product of the build.
+    """
     precision, rules, cfg = engine.precision, backend(engine.runtime).rules(engine), job.recipe.quantize
-    name = onnx_stage(engine)
+    name = onnx_stage(engine) + "_unpruned" * unpruned
     made = next((stage for stage in job.work.stages if stage.name == name), None)
     if made:
         return made
@@ -101,7 +104,8 @@ def converted(job: Job, engine: Engine, model: Stage, ranges: Stage | None) -> S
     stage = job.work.stage(
         name, make, section=[precision, rules, plain(cfg.int8), plain(cfg.int4)],
         inputs=[job.data, model, *([ranges] if ranges else [])], rooms=["graph", "ranges.py"], packages=ONNX_PACKAGES)
-    job.work.publish(stage.folder / "model.onnx", f"onnx/model.{precision}.{rules}.onnx")
+    if not unpruned:
+        job.work.publish(stage.folder / "model.onnx", f"onnx/model.{precision}.{rules}.onnx")
     return stage
 
 

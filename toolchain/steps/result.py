@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,37 +11,54 @@ from toolchain.recipe.schema import Engine, Recipe
 from toolchain.report.make import make_report, write_report
 from toolchain.report.schema import Report
 from toolchain.steps.graphs import onnx_stage
+from toolchain.steps.pruned_facts import SHEET
 from toolchain.workdir import Stage, WorkDir
 
 TRAINING_STAGES = ("teacher", "train", "prune", "qat")
 
 
-def reported(recipe: Recipe, work: WorkDir, engines: dict[str, Engine], stages: dict[str, Stage], measurement: Stage
-             ) -> Report:
-    """Write report.json, report.md and report.html into the output folder. Raises WorkDirError."""
+def reported(
+    recipe: Recipe, work: WorkDir, engines: Mapping[str, Engine], stages: Mapping[str, Stage], measurement: Stage,
+    unpruned: Mapping[str, Stage] | None = None,
+) -> Report:
+    """Write report.json, report.md and report.html into the output folder. Raises WorkDirError.
+
+    unpruned: the reference engines of the network before pruning, by the names that `measurement` knows.
+    """
     from toolchain.doctor import examine
 
     folders = {stage.name: stage.folder for stage in work.stages}
     data = _read(folders["data"] / "data.json") | {"calibration": _read(folders["calibrate"] / "calibration.json")}
     figures = {record["name"]: record for record in _read(measurement.folder / "measured.json")}
+    packed = _read(folders["packed"] / "packed.json") if "packed" in folders else {}
     records = []
     for name, engine in engines.items():
-        model = folders[onnx_stage(engine)]
-        facts = _read(stages[name].folder / "engine.json")
-        keep = {key: facts.get(key) for key in ("precision", "runtime", "target", "sha256", "engine_bytes",
-                                                "weight_bytes", "compute", "runtime_version", "device", "profile")}
-        records.append({"name": name, "path": f"engines/{name}/{facts['engine']}",
-                        "gap": _read(model / "info.json").get("gap"),
-                        **keep, **figures[name]})
+        found, facts = _engine(name, stages[name], folders[onnx_stage(engine)], figures)
+        records.append({"path": f"engines/{name}/{facts['engine']}", **found, **packed.get(name, {})})
+    references = [_engine(name, stage, None, figures)[0] for name, stage in (unpruned or {}).items()]
+    sheets = {key: folders[key] / file for key, file in (("fidelity", "gradcam.png"), ("pruned_facts", SHEET))
+              if key in folders}
     report = make_report(
         recipe, examine(), data,
         [{"name": s.name, "key": s.key, "cached": s.cached, "seconds": s.seconds} for s in work.stages], records,
         history={name: [_epoch(e) for e in epochs] for name, epochs in _of_training(folders, "history.json").items()},
         fidelity=_read(folders["fidelity"] / "fidelity.json") if "fidelity" in folders else None,
-        taught=_of_training(folders, "taught.json"))
-    sheet = folders["fidelity"] / "gradcam.png" if "fidelity" in folders else None
-    write_report(report, work.out, sheet.read_bytes() if sheet and sheet.is_file() else None)
+        taught=_of_training(folders, "taught.json"), unpruned=references,
+        pruning=_read(folders["pruned_facts"] / "pruned_facts.json") if "pruned_facts" in folders else None)
+    write_report(report, work.out, *(sheets[key].read_bytes() if key in sheets and sheets[key].is_file() else None
+                                     for key in ("fidelity", "pruned_facts")))
     return report
+
+
+def _engine(
+    name: str, stage: Stage, model: Path | None, figures: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """One engine's record for the report, and its engine.json. model: folder of its ONNX file, for the gap."""
+    facts = _read(stage.folder / "engine.json")
+    keep = {key: facts.get(key) for key in ("precision", "runtime", "target", "sha256", "engine_bytes", "weight_bytes",
+                                            "compute", "runtime_version", "device", "profile")}
+    gap = _read(model / "info.json").get("gap") if model else None
+    return {"name": name, "gap": gap, **keep, **figures[name]}, facts
 
 
 def _of_training(folders: dict[str, Path], file: str) -> dict[str, Any]:

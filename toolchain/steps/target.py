@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from toolchain.engines import backend, default_engines
 from toolchain.errors import RecipeError
 from toolchain.recipe.schema import Engine, Recipe
+from toolchain.steps.graphs import converted, exported
 from toolchain.steps.job import Job, plain
 from toolchain.workdir import Stage
 
@@ -32,7 +34,7 @@ def choose_engines(recipe: Recipe) -> dict[str, Engine]:
     return engines
 
 
-def built(job: Job, name: str, engine: Engine, model: Stage) -> Stage:
+def built(job: Job, name: str, engine: Engine, model: Stage, published: bool = True) -> Stage:
     """One engine file and its engine.json."""
     runtime = backend(engine.runtime)
 
@@ -43,29 +45,50 @@ def built(job: Job, name: str, engine: Engine, model: Stage) -> Stage:
 
     stage = job.work.stage(f"engine_{name}", make, section=plain(engine), inputs=[model], rooms=["engines"],
                            packages=runtime.PACKAGES)
-    for file in sorted(stage.folder.iterdir()) if stage.folder.is_dir() else []:
+    for file in sorted(stage.folder.iterdir()) if published and stage.folder.is_dir() else []:
         if file.name != "stage.json":
             job.work.publish(file, f"engines/{name}/{file.name}")
     return stage
 
 
-def measured(job: Job, engines: dict[str, Engine], stages: dict[str, Stage]) -> Stage:
-    """Accuracy, latency and memory of every engine that can run here (measured.json); the reason for the others."""
+def unpruned_engines(job: Job, engines: Mapping[str, Engine], student: Stage) -> dict[str, Stage]:
+    """FP32 engines of the network before pruning, by name: one for each FP32 engine of the recipe that runs here.
+
+    They are timed beside the others, and are no product of the build.
+    """
+    wanted = {name: engine for name, engine in engines.items()
+              if engine.precision == "fp32" and backend(engine.runtime).not_runnable(engine) is None}
+    if not wanted:
+        return {}
+    onnx = exported("export_unpruned", job, student)
+    return {f"unpruned.{name}": built(job, f"unpruned.{name}", engine, converted(job, engine, onnx, None, True), False)
+            for name, engine in wanted.items()}
+
+
+def measured(
+    job: Job, engines: Mapping[str, Engine], stages: Mapping[str, Stage], unpruned: Mapping[str, Stage]
+) -> Stage:
+    """Accuracy, latency and memory of every engine that can run here (measured.json); the reason for the others.
+
+    unpruned: engines of `unpruned_engines`, which the others are compared with in the same rounds.
+    """
     from toolchain.doctor import machine
 
     cfg, seed = job.recipe.measure, job.recipe.seed
     reasons = {name: backend(engine.runtime).not_runnable(engine) for name, engine in engines.items()}
+    everything = {**stages, **unpruned}
 
     def make(folder: Path) -> str:
         from toolchain.data import batches
         from toolchain.measure import measure_engines
 
         data = job.dataset()
-        folders = {name: stage.folder for name, stage in stages.items()}
+        folders = {name: stage.folder for name, stage in everything.items()}
         measure_engines(folders, reasons, lambda: batches(data.test, data.preprocess, cfg.accuracy_batch),
-                        data.test.labels, cfg, folder, seed, len(data.classes))
+                        data.test.labels, cfg, folder, seed, len(data.classes), unpruned=set(unpruned))
         return f"{sum(reason is None for reason in reasons.values())} of {len(reasons)} engines run here"
 
     packages = sorted({p for engine in engines.values() for p in backend(engine.runtime).PACKAGES})
-    return job.work.stage("measure", make, section=[plain(cfg), seed, reasons, machine()],
-                          inputs=[job.data, *stages.values()], rooms=["measure", "engines"], packages=packages)
+    section = [plain(cfg, "gradcam_images"), seed, reasons, machine()]
+    return job.work.stage("measure", make, section=section, inputs=[job.data, *everything.values()],
+                          rooms=["measure", "engines"], packages=packages)

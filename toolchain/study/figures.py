@@ -37,7 +37,13 @@ METRICS: dict[str, Metric] = {
     "jitter_drop": Metric("Drop by jitter", "points", 2),
     "val_top1": Metric("Val top-1", "%", 2),
     "teacher_top1": Metric("Teacher top-1", "%", 2, compared=False),
+    "sparsity": Metric("Zero weights", "%", 2, compared=False),
     "parameters": Metric("Parameters", "", 0, compared=False),
+    "macs": Metric("MACs", "", 0, compared=False),
+    "latency_ms": Metric("p50 latency", "ms", 3, compared=False),
+    "speedup_vs_unpruned": Metric("Against unpruned", "×", 2, compared=False),
+    "engine_bytes": Metric("Engine file", "bytes", 0, compared=False),
+    "deflate_bytes": Metric("Deflated", "bytes", 0, compared=False),
     "teacher_parameters": Metric("Teacher parameters", "", 0, compared=False),
     "train_seconds": Metric("Training", "s", 1, compared=False),
     "seconds": Metric("Whole build", "s", 1, compared=False),
@@ -75,7 +81,8 @@ def read_outcome(report: Report, folders: Mapping[str, Path], engine: str) -> Ou
         "top1": _top1(report, engine), "int8_top1": _top1(report, _int8(report)),
         "parameters": _parameters(folders, *reversed(STUDENT_RUNS)),
         "teacher_parameters": _parameters(folders, "teacher"),
-        "seconds": sum(stage.seconds or 0.0 for stage in report.stages)}
+        "seconds": sum(stage.seconds or 0.0 for stage in report.stages),
+        **_pruning(report), "macs": _macs(folders), **_engine(report, engine)}
     runs = [run for run in report.training if run.title in STUDENT_RUNS]
     epochs = [epoch for run in runs for epoch in run.epochs]
     if epochs:
@@ -87,6 +94,34 @@ def read_outcome(report: Report, folders: Mapping[str, Path], engine: str) -> Ou
     known = {name: float(value) for name, value in figures.items() if value is not None and math.isfinite(value)}
     right = _right(folders["measure"] / "predictions.npz", {"top1": engine, "int8_top1": _int8(report)})
     return Outcome(known, right, len(epochs), report.data.test, report.data.split_sha256)
+
+
+def _pruning(report: Report) -> dict[str, float | None]:
+    """How many of the weights of convolutions and linear layers are zero; 0 where the recipe prunes nothing."""
+    after = report.pruning.after if report.pruning else None
+    if after is None:
+        return {"sparsity": None if report.recipe.get("prune") else 0.0}
+    return {"sparsity": 100 * after.zeros / after.weights if after.weights else None}
+
+
+def _macs(folders: Mapping[str, Path]) -> int | None:
+    """Multiply-accumulates per image of the layers with stored weights, as an ONNX file's own record has them."""
+    path = next((folder / "info.json" for name, folder in folders.items()
+                 if name.startswith("onnx_") and not name.endswith("_unpruned")), None)
+    if path is None or not path.is_file():
+        return None
+    macs = [layer.get("macs") for layer in json.loads(path.read_text(encoding="utf-8")).get("layers", [])]
+    return sum(macs) if macs and None not in macs else None
+
+
+def _engine(report: Report, name: str) -> dict[str, float | None]:
+    """Latency and size of the judged engine. A latency compares only with those of the same machine and hour."""
+    found = next((e for e in report.engines if e.name == name), None)
+    if found is None:
+        return {}
+    return {"latency_ms": found.latency_ms.p50 if found.latency_ms else None,
+            "speedup_vs_unpruned": found.speedup_vs_unpruned.value if found.speedup_vs_unpruned else None,
+            "engine_bytes": found.engine_bytes, "deflate_bytes": found.deflate_bytes}
 
 
 def _val_top1(run: TrainingRun, folder: Path | None, recipe: Mapping[str, Any]) -> float | None:
