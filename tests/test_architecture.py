@@ -13,7 +13,7 @@ BASE = {"errors", "console", "files", "workdir", "recipe", "ranges"}  # every ro
 ALLOWED = {  # room -> further rooms it may import; whatever is not here imports the base alone
     "checkpoint": set(),
     "train": {"data", "checkpoint", "optimizer"},
-    "quantize": {"train", "data", "graph", "distill"},
+    "quantize": {"train", "data", "graph", "distill", "prune"},  # prune: its zeros stay
     "prune": set(),
     "models": {"prune"},
     "export": {"graph"},

@@ -1,5 +1,6 @@
 import hashlib
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -33,6 +34,13 @@ def test_the_record_of_the_same_engine_has_the_same_bytes(folder):
     before = (folder / "engine.json").read_bytes()
     write_record(folder, read_record(folder))
     assert (folder / "engine.json").read_bytes() == before
+
+
+def test_sparse_layers_stand_in_the_record_only_where_there_are_any(folder):
+    assert "sparse" not in json.loads((folder / "engine.json").read_text()) and read_record(folder).sparse is None
+    counted = {"layers": 3, "in_file": 2, "eligible": None, "chosen": None}
+    write_record(folder, replace(read_record(folder), sparse=counted))
+    assert read_record(folder).sparse == counted
 
 
 def test_a_tampered_engine_is_named_with_both_digests(folder):

@@ -1,15 +1,20 @@
 """Real TensorRT-RTX builds: its builder needs no GPU. About two seconds each, in a process of its own."""
 
 import hashlib
+import io
 import subprocess
 import sys
+from pathlib import Path
 
+import onnx
 import pytest
+from onnx import numpy_helper
 
-from toolchain.engines import rtx
+from toolchain.engines import rtx, trt_build
 from toolchain.engines.gpu import Gpu
 from toolchain.engines.record import read_record
 from toolchain.engines.rtx_support import DEFAULT, SUPPORT, sms_of
+from toolchain.engines.trt_package import import_package
 from toolchain.errors import EngineError, MissingPackage
 from toolchain.recipe.schema import PRECISIONS, RTX_SMS, RtxEngine
 
@@ -51,6 +56,47 @@ def test_the_record_lists_layers_with_the_type_tensorrt_gave_them(tmp_path, make
     rtx.build(make_onnx("fp16"), cfg("fp16", "sm86"), tmp_path, {})
     layers = {layer["name"]: layer for layer in read_record(tmp_path).layers}
     assert layers["n_c0"] == {"name": "n_c0", "op": "CONVOLUTION", "dtype": "HALF", "shape": [-1, 16, 16, 16]}
+
+
+@needs_rtx
+@pytest.mark.parametrize("form", ["fp16", "int8"])
+def test_a_file_with_2_4_zeros_is_built_as_sparse_and_the_record_counts_them(tmp_path, make_onnx, form, capsys):
+    path = make_onnx(form)
+    rtx.build(halved(path), cfg(form, "sm86"), tmp_path, {})
+    sparse = read_record(tmp_path).sparse
+    assert sparse is not None and (sparse["in_file"], sparse["layers"]) == (1, 3)
+    assert "2:4 sparse in the file: 1 of 3 layers; TensorRT " in capsys.readouterr().err
+
+
+@needs_rtx
+@pytest.mark.parametrize("sparse", [True, False])
+def test_the_builder_may_skip_zeros_only_where_the_weights_have_them(tmp_path, make_onnx, sparse, monkeypatch):
+    path, flags = make_onnx("fp16"), []
+
+    def look(job, builder, network, config):
+        flags.append(config.get_flag(import_package("tensorrt_rtx").trt.BuilderFlag.SPARSE_WEIGHTS))
+        raise EngineError("seen")
+
+    def here(job, title):
+        return trt_build.build(job, io.StringIO())
+
+    monkeypatch.setattr(trt_build, "set_profile", look)
+    monkeypatch.setattr(rtx, "run_build", here)
+    with pytest.raises(EngineError, match="seen"):
+        rtx.build(halved(path) if sparse else path, cfg("fp16", "sm86"), tmp_path, {})
+    assert flags == [sparse]
+
+
+def halved(path: Path) -> Path:
+    """The same file, in the second convolution of which every other input channel is zero."""
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        if tensor.name in ("w1", "w1_q"):
+            array = numpy_helper.to_array(tensor).copy()
+            array[:, ::2] = 0
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    onnx.save(model, path)
+    return path
 
 
 @needs_rtx

@@ -5,7 +5,8 @@ import pytest
 from toolchain.engines import trt
 from toolchain.engines.gpu import Gpu
 from toolchain.engines.trt_build import open_timing_cache, unsigned_nodes
-from toolchain.engines.trt_package import Package, import_package
+from toolchain.engines.trt_package import Package, import_package, make_logger
+from toolchain.engines.trt_sparse import sparse_in, with_tactics
 from toolchain.errors import EngineError, MissingPackage
 from toolchain.recipe.schema import TrtEngine
 
@@ -90,3 +91,25 @@ def test_uint8_zero_points_are_found_in_the_file_itself(make_onnx, tmp_path):
     assert unsigned_nodes(make_onnx("int8")) == []
     (tmp_path / "broken.onnx").write_bytes(b"\xff" * 10)
     assert unsigned_nodes(tmp_path / "broken.onnx") == []
+
+
+def test_what_the_builder_tells_of_sparse_layers_is_kept_and_logged(capsys):
+    class Logger:
+        INTERNAL_ERROR, ERROR, WARNING, INFO = range(4)
+
+        def __init__(self) -> None: ...
+
+    log = make_logger(SimpleNamespace(ILogger=Logger))
+    log.log(Logger.INFO, "(Sparsity) Found 12 layer(s) eligible to use sparse tactics: a, b")
+    log.log(Logger.INFO, "(Sparsity) Chose 3 layer(s) using sparse tactics: a")
+    log.log(Logger.INFO, "Chose 9 layer(s)")
+    assert log.sparse == {"Found": 12, "Chose": 3}
+    sparse = with_tactics({"layers": 14, "in_file": 13}, {"eligible": 12, "chosen": 3})
+    assert sparse == {"layers": 14, "in_file": 13, "eligible": 12, "chosen": 3}
+    assert "13 of 14 layers; TensorRT found 12 eligible and runs 3 sparse" in capsys.readouterr().err
+    assert with_tactics(None, {"eligible": None, "chosen": None}) is None and capsys.readouterr().err == ""
+
+
+def test_a_file_that_cannot_be_read_is_not_called_sparse(tmp_path, make_onnx):
+    (tmp_path / "broken.onnx").write_bytes(b"x")
+    assert sparse_in(tmp_path / "broken.onnx") is None and sparse_in(make_onnx("fp32")) is None

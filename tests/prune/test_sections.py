@@ -34,13 +34,6 @@ def test_a_mistake_is_refused_when_the_recipe_is_read(tmp_path, prune: str, word
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize("prune", ["{method: magnitude, amount: 0.5}", "{method: lottery}", "{method: sparse24}"])
-def test_qat_would_fill_the_zeros_and_is_refused(tmp_path, prune: str) -> None:
-    with pytest.raises(RecipeError, match="leaves zeros, which quantize: qat would train away; use quantize: ptq"):
-        load(tmp_path, prune, "quantize: qat\n")
-    assert load(tmp_path, prune).prune.method in prune
-
-
 def test_amount_stays_an_amount_when_the_defaults_are_written_back(tmp_path) -> None:
     from toolchain.recipe.load import resolved_yaml
 

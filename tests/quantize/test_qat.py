@@ -1,15 +1,22 @@
+import copy
 import warnings
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import nn
 from torch.fx import symbolic_trace
 from train_data import squares
 
 from toolchain.errors import TrainError
+from toolchain.export import export_onnx
+from toolchain.graph.convert import convert
 from toolchain.quantize.modelopt import fake_quantize, quantized_layers
 from toolchain.quantize.qat import PROVIDERS, layers_in_order, qat
-from toolchain.recipe.schema import Int8, Qat, QatTrain, Sgd
+from toolchain.recipe.schema import Export, Int8, Qat, QatTrain, Sgd
+from toolchain.steps.timing import made_up_ranges
 from toolchain.train import label_loss
 
 AMAX = {"0.weight": 3.0, "2.weight": 4.0, "6.weight": 5.0}
@@ -118,6 +125,26 @@ def test_an_interrupted_qat_resumes_to_the_same_weights(tmp_path):
     assert (tmp_path / "cut/checkpoints/epoch_0001.safetensors").is_file()
     resumed, *_ = qat(net(), squares(), CFG, AMAX, folder=tmp_path / "cut", seed=0)
     assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+def test_zeros_survive_and_are_zero_codes_in_the_int8_file(tmp_path):
+    model = net()
+    kept = {name: torch.rand(model.get_submodule(name).weight.shape) < 0.5 for name in ("0", "2", "6")}
+    with torch.no_grad():
+        for name, mask in kept.items():
+            model.get_submodule(name).weight.mul_(mask)
+    start = copy.deepcopy(model)
+    model, _, _ = qat(model, squares(), CFG, AMAX, folder=tmp_path, seed=0)
+    for name, mask in kept.items():
+        weight = model.get_submodule(name).weight
+        assert torch.equal(weight != 0, mask)
+        assert not torch.equal(weight, start.get_submodule(name).weight)  # the others were trained
+    export_onnx(model, tmp_path / "float.onnx", Export(), 8, 3)
+    convert(tmp_path / "float.onnx", tmp_path / "int8.onnx", "int8", "tensorrt", made_up_ranges(tmp_path / "float.onnx"))
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / "int8.onnx").graph.initializer}
+    codes = sorted((array for array in stored.values() if array.dtype == np.int8 and array.ndim > 1), key=np.size)
+    for array, name in zip(codes, ("6", "0", "2"), strict=True):  # by size: 96, 216 and 576 weights
+        assert not array[~kept[name].numpy()].any()
 
 
 def test_first_and_last_layer_can_stay_float(tmp_path):

@@ -20,6 +20,9 @@ class EngineRecord:
     compute: what the arithmetic runs in (an fp16 file on a CPU stores halves and computes in fp32). engine: file name.
     weight_bytes: weights as stored in the ONNX file. device: the CPU or GPU it was built on or for.
     profile: batch sizes {min, opt, max}, None where the runtime takes any. layers: [{name, op, dtype, shape}].
+    sparse: of a TensorRT engine with 2:4 sparse layers, {layers, in_file, eligible, chosen}: how many layers with
+    weights it has, are 2:4 in the ONNX file, could run with sparse tactics, and do; the last two are None where
+    TensorRT does not tell. None, and left out of the file, where no layer is sparse.
     """
 
     name: str
@@ -36,6 +39,7 @@ class EngineRecord:
     device: str
     profile: dict[str, int] | None
     layers: list[dict[str, Any]]
+    sparse: dict[str, int | None] | None = None
 
 
 def engine_name(cfg: Any) -> str:
@@ -45,19 +49,22 @@ def engine_name(cfg: Any) -> str:
 
 def describe(
     cfg: Any, engine: Path, onnx_path: Path, info: dict[str, Any], *, compute: str, runtime_version: str, device: str,
-    layers: list[dict[str, Any]], profile: dict[str, int] | None = None,
+    layers: list[dict[str, Any]], profile: dict[str, int] | None = None, sparse: dict[str, int | None] | None = None,
 ) -> EngineRecord:
     """The record of the engine file that now lies at `engine`."""
     return EngineRecord(
         name=engine_name(cfg), precision=cfg.precision, compute=compute, runtime=cfg.runtime,
         runtime_version=runtime_version, target=cfg.target, onnx_sha256=sha256_file(onnx_path), engine=engine.name,
         sha256=sha256_file(engine), engine_bytes=engine.stat().st_size, weight_bytes=info.get("weight_bytes"),
-        device=device, profile=profile, layers=layers)
+        device=device, profile=profile, layers=layers, sparse=sparse)
 
 
 def write_record(folder: Path, record: EngineRecord) -> None:
     """Write engine.json atomically."""
-    write_text(folder / RECORD, json.dumps(asdict(record), indent=1) + "\n")
+    content = asdict(record)
+    if record.sparse is None:
+        del content["sparse"]
+    write_text(folder / RECORD, json.dumps(content, indent=1) + "\n")
 
 
 def read_record(folder: Path) -> EngineRecord:
@@ -65,7 +72,8 @@ def read_record(folder: Path) -> EngineRecord:
     path = Path(folder) / RECORD
     try:
         content = json.loads(path.read_bytes())
-        return EngineRecord(**{field.name: content[field.name] for field in fields(EngineRecord)})
+        needed = {field.name: content[field.name] for field in fields(EngineRecord) if field.name != "sparse"}
+        return EngineRecord(**needed, sparse=content.get("sparse"))
     except FileNotFoundError:
         raise EngineError(f"{folder}: it holds no {RECORD}, so it is no engine folder; build it first") from None
     except (ValueError, KeyError, TypeError) as error:

@@ -13,6 +13,7 @@ from toolchain.engines.rtx_support import DEFAULT, refuse_unsupported, sms_of, t
 from toolchain.engines.trt_build import Job
 from toolchain.engines.trt_package import INSTALL
 from toolchain.engines.trt_process import run_build
+from toolchain.engines.trt_sparse import sparse_in, with_tactics
 from toolchain.errors import EngineError, MissingPackage
 from toolchain.recipe.schema import PRECISIONS
 
@@ -63,16 +64,19 @@ def default_engines() -> list[dict[str, Any]]:
 def build(onnx_path: Path, cfg: Any, folder: Path, info: dict[str, Any]) -> Path:
     """Build in a process of its own; two builds of one ONNX file are byte-identical.
 
+    A file with 2:4 sparse layers is built with the sparse-weights flag.
     Raises EngineError with the builder's reason: unsupported operator, unsigned INT8, an empty or damaged file.
     """
     refuse(cfg)
     cfg = targets(cfg)
     engine = folder / "engine.trt"
-    job = Job("tensorrt_rtx", str(onnx_path), str(engine), sms_of(cfg.target), cfg.batch.model_dump(), None, None)
+    sparse = sparse_in(onnx_path)
+    job = Job("tensorrt_rtx", str(onnx_path), str(engine), sms_of(cfg.target), cfg.batch.model_dump(), None, None,
+              sparse is not None)
     built = run_build(job, f"tensorrt_rtx {cfg.precision}")
     write_record(folder, describe(cfg, engine, onnx_path, info, compute=COMPUTE[cfg.precision], device=cfg.target,
                                   runtime_version=built["runtime_version"], layers=built["layers"],
-                                  profile=cfg.batch.model_dump()))
+                                  profile=cfg.batch.model_dump(), sparse=with_tactics(sparse, built["sparse"])))
     return engine
 
 

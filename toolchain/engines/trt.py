@@ -16,6 +16,7 @@ from toolchain.engines.rtx import COMPUTE
 from toolchain.engines.trt_build import Job
 from toolchain.engines.trt_package import INSTALL
 from toolchain.engines.trt_process import run_build
+from toolchain.engines.trt_sparse import sparse_in, with_tactics
 from toolchain.errors import EngineError, MissingPackage
 from toolchain.recipe.schema import PRECISIONS
 
@@ -81,16 +82,20 @@ def timing_cache(gpu: Gpu) -> Path | None:
 
 
 def build(onnx_path: Path, cfg: Any, folder: Path, info: dict[str, Any]) -> Path:
-    """Build in a process of its own, on this machine's first GPU. Raises EngineError with the builder's reason."""
+    """Build in a process of its own, on this machine's first GPU. Raises EngineError with the builder's reason.
+
+    A file with 2:4 sparse layers is built with the sparse-weights flag: their zeros may then be skipped.
+    """
     refuse(cfg)
     gpu, engine = gpus()[0], folder / "engine.trt"
-    cache = timing_cache(gpu)
+    cache, sparse = timing_cache(gpu), sparse_in(onnx_path)
     job = Job("tensorrt", str(onnx_path), str(engine), [], cfg.batch.model_dump(), cfg.workspace_mb,
-              str(cache) if cache else None)
+              str(cache) if cache else None, sparse is not None)
     built = run_build(job, f"tensorrt {cfg.precision}")
     write_record(folder, describe(cfg, engine, onnx_path, info, compute=COMPUTE[cfg.precision],
                                   device=f"{gpu.name} (sm{gpu.sm})", runtime_version=built["runtime_version"],
-                                  layers=built["layers"], profile=cfg.batch.model_dump()))
+                                  layers=built["layers"], profile=cfg.batch.model_dump(),
+                                  sparse=with_tactics(sparse, built["sparse"])))
     return engine
 
 

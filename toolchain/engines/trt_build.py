@@ -24,7 +24,10 @@ from toolchain.files import write_bytes
 
 @dataclass(frozen=True)
 class Job:
-    """What to build. sms: [] builds for the GPU that is here. batch: {min, opt, max}. timing_cache: file, or None."""
+    """What to build. sms: [] builds for the GPU that is here. batch: {min, opt, max}. timing_cache: file, or None.
+
+    sparse: the weights hold 2:4 zeros, so kernels that skip them may be chosen where they are faster.
+    """
 
     package: str
     onnx: str
@@ -33,10 +36,14 @@ class Job:
     batch: dict[str, int]
     workspace_mb: int | None
     timing_cache: str | None
+    sparse: bool = False
 
 
 def build(job: Job, answers: TextIO) -> dict[str, Any]:
-    """Build and write the engine; returns {runtime_version, layers}. Raises EngineError, MissingPackage."""
+    """Build and write the engine; returns {runtime_version, layers, sparse}. Raises EngineError, MissingPackage.
+
+    sparse: {"eligible", "chosen"}: layers for sparse tactics; None where this TensorRT does not tell.
+    """
     package = import_package(job.package)
     trt, log = package.trt, make_logger(package.trt)
     builder = trt.Builder(log)
@@ -47,6 +54,8 @@ def build(job: Job, answers: TextIO) -> dict[str, Any]:
 
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means fp32; TF32 keeps 10 bits of the fraction
+    if job.sparse:
+        config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
     if job.sms:
         config.num_compute_capabilities = len(job.sms)
         for i, sm in enumerate(job.sms):
@@ -67,7 +76,8 @@ def build(job: Job, answers: TextIO) -> dict[str, Any]:
         mine = Path(f"{job.timing_cache}.{os.getpid()}")  # two builds may end at once; the later one's is kept
         write_bytes(mine, bytes(config.get_timing_cache().serialize()))
         os.replace(mine, job.timing_cache)
-    return {"runtime_version": str(trt.__version__), "layers": layers}
+    return {"runtime_version": str(trt.__version__), "layers": layers,
+            "sparse": {"eligible": log.sparse.get("Found"), "chosen": log.sparse.get("Chose")}}
 
 
 def parse(job: Job, trt: Any, parser: Any, network: Any, log: Any) -> None:

@@ -6,6 +6,7 @@ What differs is found by looking at the module, not at version numbers.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -19,6 +20,8 @@ INSTALL = {
 RED_HERRINGS = ("cudaError 35", "CUDA initialization failure with error: 35")  # said of every failure without a driver
 # What is logged of uint8 Q/DQ. The first is only a warning: the build would succeed and 128..255 saturate.
 UNSIGNED = ("Defaulting to INT8", "Non-zero zero point is not supported")
+# "(Sparsity) Found 3 layer(s) eligible to use sparse tactics: …", "(Sparsity) Chose 2 layer(s) using sparse tactics: …"
+SPARSITY = re.compile(r"\(Sparsity\) (Found|Chose) (\d+) layer\(s\)")
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,17 @@ def import_package(name: str) -> Package:
 
 
 def make_logger(trt: Any) -> Any:
-    """A logger that prints nothing and keeps what went wrong in `.errors` (lines) and `.warnings`."""
+    """A logger that prints nothing and keeps what went wrong in `.errors` (lines) and `.warnings`.
+
+    `.sparse`: {"Found": layers that could run with sparse tactics, "Chose": that do}, as far as it is told.
+    """
 
     class ListLogger(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
             self.warnings: list[str] = []
+            self.sparse: dict[str, int] = {}
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
@@ -56,5 +63,7 @@ def make_logger(trt: Any) -> Any:
                     self.errors.append(message)
             elif severity == trt.ILogger.WARNING:
                 self.warnings.append(message)
+            elif told := SPARSITY.search(message):
+                self.sparse[told[1]] = int(told[2])
 
     return ListLogger()

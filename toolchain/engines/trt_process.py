@@ -18,7 +18,7 @@ from toolchain.errors import EngineError
 
 
 def run_build(job: Job, title: str) -> dict[str, Any]:
-    """Build `job`; returns {runtime_version, layers}, the engine lies at job.engine.
+    """Build `job`; returns what trt_build.build does, the engine lies at job.engine.
 
     Raises what the build raised (EngineError, MissingPackage, OSError for a full disk), or EngineError when the
     process ended without an answer.

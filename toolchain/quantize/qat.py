@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from toolchain.errors import TrainError
+from toolchain.prune.zeros import zeros_kept
 from toolchain.recipe.schema import Qat
 from toolchain.train import Loss, fit
 
@@ -35,7 +36,8 @@ def qat(
     """Fine-tune `model` (BatchNorm folded, float32) with INT8 fake quantization, which stays on in evaluation.
 
     input_amax: calibrated amax of each layer's input, by the name of the layer's weight ("features.0.weight").
-    `cfg.int8.first_last: float` leaves the first and the last layer alone. Checkpoints and resumes as `fit` does.
+    `cfg.int8.first_last: float` leaves the first and the last layer alone. Weights that are zero, as pruning leaves
+    them, stay zero. Checkpoints and resumes as `fit` does.
     Returns the same model with the trained float weights, the ranges of each quantized layer, and the history, whose
     `val_top1` is the fake-quantized network's. Raises TrainError when the layers and the ranges do not match, or the
     provider would skip a layer; MissingPackage.
@@ -53,7 +55,8 @@ def qat(
         raise TrainError(f"quantize: {cfg.provider} would quantize {done} of {len(chosen)} layers, not "
                          f"{', '.join(missing[:3])} ({type(model.get_submodule(missing[0])).__name__}); use "
                          "plain nn.Conv2d and nn.Linear layers, or quantize: ptq")
-    history = fit(fake, dataset, cfg.train, folder=folder, seed=seed, loss=loss, title="qat")
+    with zeros_kept(fake):
+        history = fit(fake, dataset, cfg.train, folder=folder, seed=seed, loss=loss, title="qat")
     trained = fake.state_dict()
     model.load_state_dict({name: trained[name] for name in model.state_dict()})
     return model.eval(), _learned(model, chosen, input_amax), history

@@ -171,13 +171,6 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _zeros_survive(self) -> Recipe:
-        if self.prune and self.prune.method != "channels" and isinstance(self.quantize, Qat):
-            raise ValueError(f"prune.method: {self.prune.method} leaves zeros, which quantize: qat would train away; "
-                             "use quantize: ptq, or prune.method: channels")
-        return self
-
-    @model_validator(mode="after")
     def _rewinding_ends_within_training(self) -> Recipe:
         if isinstance(self.prune, Lottery) and (self.prune.rewind_epoch or 0) > self.train.epochs:
             raise ValueError(f"prune.rewind_epoch: found {self.prune.rewind_epoch}, but train.epochs is "

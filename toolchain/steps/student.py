@@ -72,7 +72,7 @@ def fine_tuned_quantized(job: Job, student: Stage, float_onnx: Stage, ranges: St
 
     return job.work.stage(
         "qat", make, section=[plain(cfg, "calibration"), seed], inputs=[student, job.data, float_onnx, ranges],
-        rooms=["quantize", *TRAINING_ROOMS], packages=["nvidia-modelopt", *TRAINING_PACKAGES],
+        rooms=["quantize", "prune/zeros.py", *TRAINING_ROOMS], packages=["nvidia-modelopt", *TRAINING_PACKAGES],
         distributed=True)
 
 
