@@ -20,6 +20,7 @@ ALLOWED = {  # room -> further rooms it may import; whatever is not here imports
     "distill": {"train", "data", "models", "engines"},  # engines: a teacher may be an ONNX file
     "gradcam": {"data"},
     "measure": {"engines"},
+    "sensitivity": {"data", "models", "prune", "graph", "engines", "measure", "report"},
     "report": {"doctor"},
     "engines": {"graph"},
     "doctor": {"engines"},

@@ -150,6 +150,45 @@ def compare(
 
 
 @app.command()
+def sensitivity(
+    recipe: RecipeArgument,
+    of: Annotated[str | None, typer.Option(
+        "--of", metavar="KINDS", help="weights, channels, quantize, or several with commas  \\[default: all of them; "
+                                      "quantize for your own ONNX file]")] = None,
+    ratios: Annotated[str | None, typer.Option(
+        "--ratios", metavar="RATIOS", help="Shares to prune, rising  \\[default: 0.1,0.3,0.5,0.7,0.9]")] = None,
+    images: Annotated[int | None, typer.Option(
+        "--images", min=1, help="Images of val, drawn by the recipe's seed  \\[default: 1000]")] = None,
+    jobs: Annotated[int | None, typer.Option(
+        "--jobs", min=1, help="Processes; the result is the same  \\[default: one a core, if worth it]")] = None,
+    set_: SetOption = None, data_root: RootOption = None, out: OutOption = None, cache: CacheOption = None,
+    imports: ImportOption = None,
+) -> None:
+    """Say how much accuracy each layer of RECIPE's student costs when it alone is pruned or quantized.
+
+    The student is trained first, or taken from what `build` left in the same
+    --out; the recipe's pruning is left out. Then each layer in turn loses its
+    smallest weights, or its least salient channels, or computes in INT8 or
+    INT4, without fine-tuning, and val is judged. After Ctrl-C the same command
+    goes on.
+
+    \b
+      toolchain sensitivity recipes/vgg11_int8.yaml
+      toolchain sensitivity recipes/vgg11_int8.yaml --of channels --ratios 0.25,0.5
+      toolchain sensitivity recipes/own_onnx.yaml --of quantize --data-root DATA
+
+    Results, in --out/sensitivity: sensitivity.html (heat map and curves),
+    sensitivity.md and sensitivity_KIND.json. What to do with them is printed:
+    scope: sensitivity and method: greedy of the prune section read them, and
+    scan by themselves where no file is given.
+    """
+    from toolchain.commands import run_sensitivity
+
+    raise typer.Exit(run_sensitivity(
+        recipe, of, ratios, images, jobs, set_ or [], data_root, out, cache, imports or []))
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of recipes, for editors (toolchain schema > recipes/schema.json)."""
     import json

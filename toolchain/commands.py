@@ -151,6 +151,38 @@ def run_compare(
     return 0
 
 
+def run_sensitivity(
+    path: Path, of: str | None = None, ratios: str | None = None, images: int | None = None, jobs: int | None = None,
+    overrides: Sequence[str] = (), data_root: Path | None = None, out: Path | None = None, cache: Path | None = None,
+    imports: Sequence[Path] = (),
+) -> int:
+    """Scan the student of the recipe in `path` layer by layer and print the most and the least sensitive ones.
+
+    of, ratios: comma-separated; None: all kinds, the defaults of a recipe's scan. Everything is written under `out`
+    (default: build/<name>), in sensitivity/. Returns 0.
+    """
+    from toolchain.console import log
+    from toolchain.files import write_text
+    from toolchain.sensitivity.console_table import print_scans
+    from toolchain.sensitivity.html import render_html
+    from toolchain.sensitivity.markdown import render_markdown
+    from toolchain.sensitivity.options import read_kinds, read_scan
+    from toolchain.steps.scanning import scan_recipe
+
+    kinds, scan = read_kinds(of), read_scan(ratios, images)
+    recipe = open_recipe(path, overrides, imports)
+    work = WorkDir(out or Path("build") / recipe.name, cache)
+    with locked(work.out):
+        scans = scan_recipe(recipe, kinds, scan, work, path.parent, data_roots(path, data_root), imports, jobs)
+        folder = work.out / "sensitivity"
+        files = {kind: (folder / f"sensitivity_{kind}.json").as_posix() for kind in scans}
+        write_text(folder / "sensitivity.md", render_markdown(recipe.name, scans, files))
+        write_text(folder / "sensitivity.html", render_html(recipe.name, scans, files))
+    print_scans(scans, files)
+    log(f"sensitivity: {folder / 'sensitivity.html'}")
+    return 0
+
+
 def run_doctor(as_json: bool = False) -> None:
     """Print what this machine can build and run, and how to get the rest."""
     from toolchain.doctor import examine, render_doctor

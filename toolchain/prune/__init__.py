@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from toolchain.prune.amounts import Curves
 from toolchain.prune.channels import prune_channels
 from toolchain.prune.groups import replay_channels
 from toolchain.prune.lottery import prune_lottery
@@ -38,17 +39,19 @@ REPLAYS: dict[str, Callable[[nn.Module, dict[str, Any]], nn.Module]] = {
 
 
 def prune(
-    model: nn.Module, cfg: Prune, image_size: int, *, number: int = 1, seed: int = 0
+    model: nn.Module, cfg: Prune, image_size: int, *, number: int = 1, seed: int = 0, curves: Curves | None = None
 ) -> tuple[nn.Module, dict[str, Any]]:
     """A pruned copy of `model` by method `cfg.method`, and its JSON-able history. Raises TrainError.
 
     number: the round, from 1, for methods that prune in rounds; the zeros of `model` are those of the rounds before.
+    curves: what the scan of each layer found, for scope: sensitivity.
     """
     if cfg.method in SMALLER:
         pruned, history = SMALLER[cfg.method](model, cfg, image_size)
         return pruned, {"method": cfg.method, **history}
     pruned = copy.deepcopy(model)
-    facts = SPARSER[cfg.method](pruned, cfg, number, seed)
+    scan = {"curves": curves} if curves is not None else {}
+    facts = SPARSER[cfg.method](pruned, cfg, number, seed, **scan)
     return pruned, {"method": cfg.method, **sparsity(pruned), **facts}
 
 
