@@ -17,9 +17,10 @@ from safetensors.numpy import load_file
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "recipes" / "prune" / "digits"
-UNSTRUCTURED = sorted(path.stem for path in DIGITS.glob("*.yaml") if path.stem not in ("channels", "unpruned"))
+UNSTRUCTURED = sorted(path.stem for path in DIGITS.glob("*.yaml")
+                      if path.stem.startswith(("iterative", "lottery", "magnitude", "sparse24")))
 QUICK = ("train.epochs=2", "measure.rounds=2", "measure.runs_per_round=1", "measure.warmup=1",
-         "measure.throughput_batches=[1]", "quantize.calibration.images=16")
+         "measure.throughput_batches=[1]", "measure.gradcam_images=0", "quantize.calibration.images=16")
 
 
 def sets(*overrides: str) -> list[str]:
@@ -60,6 +61,22 @@ def zeros_in_onnx(path: Path) -> list[int]:
     return sorted(int((values == 0).sum()) for values in in_onnx(path))
 
 
+def check_sizes(report: dict[str, Any], pruned: dict[str, np.ndarray]) -> None:
+    """What the report says of the zeros, against those in the student's weights."""
+    values, nonzero = sum(v.size for v in pruned.values()), sum(np.count_nonzero(v) for v in pruned.values())
+    fp32, int8 = report["engines"]
+    assert fp32["weight_bytes"] - fp32["bitmap_bytes"] == sum(
+        4 * v.size - -(-(32 * np.count_nonzero(v) + v.size) // 8) for v in pruned.values())
+    assert 0 < int8["bitmap_bytes"] < int8["weight_bytes"]
+    facts = report["pruning"]
+    assert facts["unstructured"] and (facts["after"]["weights"], facts["after"]["zeros"]) == (values, values - nonzero)
+    assert {layer["name"]: sum(layer["histogram"]["after"]) for layer in facts["layers"]} == {
+        name: np.count_nonzero(v) for name, v in pruned.items()}
+    assert facts["gradcam"] is None and facts["gradcam_reason"] == "measure.gradcam_images is 0"
+    assert [engine["name"] for engine in report["unpruned"]] == ["unpruned.fp32.onnxruntime.cpu_x86"]
+    assert all(engine["speedup_vs_unpruned"]["value"] > 0 for engine in report["engines"])
+
+
 @pytest.mark.parametrize("method", UNSTRUCTURED)
 def test_every_method_leaves_exact_zeros_in_the_fp32_and_the_int8_file(
     toolchain: Any, tmp_path: Path, cache: Path, method: str
@@ -81,10 +98,30 @@ def test_every_method_leaves_exact_zeros_in_the_fp32_and_the_int8_file(
     if expected is not None:
         assert history["sparsity_prunable"] == pytest.approx(expected, abs=1e-3)
         assert [r["sparsity_prunable"] for r in history["rounds"]][-1] == history["sparsity_prunable"]
+    check_sizes(report, pruned)
     folder = stage(cache, tmp_path, "prune")
     assert not list(folder.glob("round_*")) and not (folder / "rewind").exists()
     epochs = json.loads((folder / "history.json").read_text())
     assert [epoch["epoch"] for epoch in epochs] == list(range(1, len(epochs) + 1))
+
+
+def test_a_smaller_network_is_shown_beside_the_one_it_was(toolchain: Any, tmp_path: Path, cache: Path) -> None:
+    done = toolchain(*command("channels", "measure.gradcam_images=40"), "--out", tmp_path, "--cache", cache)
+    assert done.returncode == 0, done.stderr
+    assert "Against the unpruned FP32 engine" in done.stdout
+    report = json.loads((tmp_path / "report.json").read_text())
+    facts, (reference,) = report["pruning"], report["unpruned"]
+    before, after = weights(stage(cache, tmp_path, "train")), weights(tmp_path / "student")
+    assert [(layer["name"], layer["shape"], layer["after"][0]["shape"]) for layer in facts["layers"]] == [
+        (name, list(value.shape), list(after[name].shape)) for name, value in before.items()]
+    assert reference["weight_bytes"] > report["engines"][0]["weight_bytes"]
+    assert not list((tmp_path / "engines").glob("unpruned*")) and not list((tmp_path / "onnx").glob("*unpruned*"))
+    assert facts["gradcam_images"] == 40 and facts["gradcam"]["sheet"] == "pruned_gradcam.png"
+    assert (tmp_path / "pruned_gradcam.png").read_bytes()[1:4] == b"PNG"
+    again = toolchain(*command("channels"), "--out", tmp_path, "--cache", cache)  # other facts: nothing else is made again
+    assert again.returncode == 0, again.stderr
+    made = {entry["name"] for entry in json.loads((tmp_path / "report.json").read_text())["stages"] if not entry["cached"]}
+    assert made == {"pruned_facts"} and not (tmp_path / "pruned_gradcam.png").exists()
 
 
 def test_both_files_hold_at_most_two_of_every_four_weights(toolchain: Any, tmp_path: Path, cache: Path) -> None:

@@ -8,9 +8,7 @@ which; torch-pruning follows the ties.
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +17,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from toolchain.errors import TrainError
+from toolchain.prune.proof import check_same, operators, run, tracer_errors, unread_weights
 
 Steps = list[list[Any]]  # [[layer name, True: its outputs, [channel, ...]], ...], in the order of the surgery
 
@@ -71,31 +70,73 @@ def trace(model: nn.Module, image_size: int) -> Traced:
     return Traced(model, graph, names, found, groups)
 
 
+@dataclass(frozen=True)
+class Member:
+    """A layer's share in a group. inputs: the channels it reads, else those it gives.
+
+    indices: int64 (M,), its own channels. roots: int64 (M,), the group's channel to which each of them belongs.
+    """
+
+    layer: str
+    inputs: bool
+    indices: Tensor
+    roots: Tensor
+
+
+def members(traced: Traced, name: str) -> list[Member]:
+    """Of the group `name` every module that has a size to lose, in the order in which they are tied."""
+    tied = traced.tied[name]
+    found = []
+    for place, (dep, indices) in enumerate(tied):
+        roots = tied[place].root_idxs
+        if dep.target.module in traced.names and None not in roots:
+            inputs = dep.handler in (tp.prune_conv_in_channels, tp.prune_linear_in_channels)
+            found.append(Member(traced.names[dep.target.module], inputs, torch.tensor(indices), torch.tensor(roots)))
+    return found
+
+
+def structure(traced: Traced, name: str) -> tuple[tuple[str, str, str], ...]:
+    """What kinds of modules are tied and in which direction: equal for isomorphic groups (Fang et al. 2024)."""
+    return tuple((type(dep.source.module).__name__, type(dep.target.module).__name__,
+                  "out" if traced.graph.is_out_channel_pruning_fn(dep.handler) else "in")
+                 for dep, _ in traced.tied[name])
+
+
+def channels_of(group: Group, units: Sequence[int]) -> list[int]:
+    """The channels of these units, rising: the same positions of every block."""
+    return sorted(unit + block * group.units for unit in set(units) for block in range(group.blocks))
+
+
 def remove(model: nn.Module, image_size: int, removed: Mapping[str, Sequence[int]]) -> tuple[nn.Module, Steps]:
     """A copy of `model` without the units removed[group name], and the JSON-able steps that `replay_channels` repeats.
 
-    Raises TrainError when a group would be left empty, is not known, or the logits would shrink.
+    It is proven on images to compute what `model` does where nothing reads those channels. Raises TrainError when it
+    does not, a group would be left empty or is not known, or the logits would shrink.
     """
     smaller = copy.deepcopy(model)
     traced = trace(smaller, image_size)
-    classes = logits_of(smaller, image_size)
+    classes = run(smaller, image_size).shape[1]
     for name, units in removed.items():
         group = traced.groups.get(name)
         if group is None:
             raise TrainError(f"prune: no group of channels is named '{name}'; expected {', '.join(traced.groups)}")
         if len(set(units)) >= group.units:
             raise TrainError(f"prune: layer {name} would be left without channels; remove fewer than {group.channels}")
-        if units:
+    chosen = {name: channels_of(traced.groups[name], units) for name, units in removed.items() if units}
+    expected = run(_unread(model, traced, chosen), image_size)
+    known = operators(smaller, image_size)
+    with tracer_errors("prune", known):
+        for name, channels in chosen.items():
             layer = smaller.get_submodule(name)
             everything = traced.graph.get_pruner_of_module(layer).prune_out_channels
-            channels = sorted(unit + block * group.units for unit in set(units) for block in range(group.blocks))
-            with tracer_errors("prune"):
-                traced.graph.get_pruning_group(layer, everything, channels).prune()
+            traced.graph.get_pruning_group(layer, everything, channels).prune()
+        found = run(smaller, image_size)
     steps: Steps = [[name, bool(outputs), [int(index) for index in channels]]
                     for name, outputs, channels in traced.graph.pruning_history()]
-    if (found := logits_of(smaller, image_size)) != classes:
-        raise TrainError(f"prune: the logits would shrink from {classes} to {found}; the network's last layer must be "
-                         "the Conv2d or Linear that gives the logits")
+    if found.shape[1] != classes:
+        raise TrainError(f"prune: the logits would shrink from {classes} to {found.shape[1]}; the network's last layer "
+                         "must be the Conv2d or Linear that gives the logits")
+    check_same(expected, found, known)
     smaller.zero_grad(set_to_none=True)
     return smaller, steps
 
@@ -107,9 +148,20 @@ def replay_channels(model: nn.Module, history: Mapping[str, Any]) -> nn.Module:
     """
     size = history["image_size"]
     model.cpu().eval().requires_grad_(True)
+    layers = dict(model.named_modules())
     with tracer_errors("prune history"):
         graph = tp.DependencyGraph().build_dependency(model, torch.zeros(1, 3, size, size), verbose=False)
-        graph.load_pruning_history([(name, outputs, list(channels)) for name, outputs, channels in history["steps"]])
+        for name, outputs, channels in history["steps"]:
+            layer = layers.get(name)
+            if not isinstance(layer, (nn.Conv2d, nn.Linear)):
+                raise TrainError(f"prune history: it was written for another network; this one has no Conv2d or Linear "
+                                 f"named {name}")
+            width = layer.weight.shape[0] if outputs else getattr(layer, "in_channels", layer.weight.shape[1])
+            if not channels or not 0 <= min(channels) <= max(channels) < width or len(set(channels)) >= width:
+                raise TrainError(f"prune history: it was written for another network; {name} has {width} channels, "
+                                 f"and the history removes {len(set(channels))} of them, up to number "
+                                 f"{max(channels, default=0)}")
+            graph.load_pruning_history([(name, outputs, list(channels))])
     return model
 
 
@@ -135,26 +187,15 @@ def classifier(model: nn.Module, images: Tensor) -> nn.Module:
     return ran[-1]
 
 
-def logits_of(model: nn.Module, image_size: int) -> int:
-    """How many logits an image of that size gets."""
-    with torch.no_grad():
-        return int(model(torch.zeros(1, 3, image_size, image_size)).shape[1])
-
-
-@contextmanager
-def tracer_errors(where: str) -> Iterator[None]:
-    """torch-pruning raises whatever its tracer stumbles over; give it our name, and keep its warnings to ourselves."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except TrainError:
-        raise
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or ["no message"])[0]
-        raise TrainError(f"{where}: the network's channels cannot be followed through all of its operations "
-                         f"({type(error).__name__}: {reason}); prune supports feed-forward networks of standard layers"
-                         ) from error
+def _unread(model: nn.Module, traced: Traced, chosen: Mapping[str, Sequence[int]]) -> nn.Module:
+    """A copy in which no layer reads the chosen channels of the groups: what is left when they are removed."""
+    reference = copy.deepcopy(model).cpu().eval()
+    for name, channels in chosen.items():
+        for member in members(traced, name):
+            if member.inputs:
+                gone = member.indices[torch.isin(member.roots, torch.tensor(channels))]
+                unread_weights(reference.get_submodule(member.layer), gone)
+    return reference
 
 
 def _described(name: str, tied: tp.Group, names: Mapping[nn.Module, str]) -> Group:

@@ -72,8 +72,13 @@ class Channels(Section):
         return self
 
     @property
+    def counts(self) -> Literal["ratio", "params", "macs"]:
+        """What the share is a share of: channels (ratio), parameters or multiply-accumulates."""
+        return "params" if self.params else "macs" if self.macs else "ratio"
+
+    @property
     def share(self) -> float:
-        """Of what `ratio`, `params` or `macs` counts, the share to remove."""
+        """Of what `counts` says, the share to remove."""
         return self.ratio or self.params or self.macs or DEFAULT_RATIO
 
 

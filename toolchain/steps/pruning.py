@@ -21,7 +21,7 @@ STEPS = {
     "low_rank": ("pruning_low_rank", "pruned_by_low_rank"),
     **dict.fromkeys(("magnitude", "lottery", "sparse24"), ("pruning_rounds", "pruned_in_rounds")),
 }
-MEASURING_ROOMS = ("engines", "measure", "export.py", "graph", "steps/timing.py")  # where engine latency decides
+MEASURING_ROOMS = ("engines", "measure", "export.py", "graph", "steps/timing.py")  # where it times engines itself
 
 
 def pruned(
@@ -34,35 +34,39 @@ def pruned(
     cfg, size, seed = job.recipe.prune, job.recipe.data.image_size, job.recipe.seed + 1
     if cfg is None:
         return student
-    scan = _scan(job, cfg, student)
+    before = _before(job, cfg, student)
 
     def make(folder: Path) -> str:
         file, name = STEPS[cfg.method]
         step: Callable[..., str] = getattr(import_module(f"toolchain.steps.{file}"), name)
-        return step(job, cfg, student, taught, folder, **({"scan": scan} if scan else {}))
+        return step(job, cfg, student, taught, folder, **before)
 
     return job.work.stage(
         "prune", make, section=[plain(cfg), seed, size, section],
-        inputs=[student, job.data, *teachers, *([scan] if scan else [])], rooms=_rooms(cfg, scan),
+        inputs=[student, job.data, *teachers, *before.values()], rooms=_rooms(cfg, "scan" in before),
         packages=["torch-pruning", *TRAINING_PACKAGES, *_measuring_packages(cfg)], distributed=True)
 
 
-def _scan(job: Job, cfg: Prune, student: Stage) -> Stage | None:
-    """The sensitivity scan that `cfg` decides by, if it does."""
+def _before(job: Job, cfg: Prune, student: Stage) -> dict[str, Stage]:
+    """The stage that `cfg` decides by, if it needs one, by the name of the step's argument."""
     if isinstance(cfg, Greedy) or (isinstance(cfg, Magnitude) and cfg.scope == "sensitivity"):
         from toolchain.steps.scanning import scanned
 
-        return scanned(job, student, "channels" if isinstance(cfg, Greedy) else "weights", cfg.scan)
-    return None
+        return {"scan": scanned(job, student, "channels" if isinstance(cfg, Greedy) else "weights", cfg.scan)}
+    if isinstance(cfg, Latency):
+        from toolchain.steps.latency_choice import latency_choice
+
+        return {"choice": latency_choice(job, cfg, student)}
+    return {}
 
 
-def _rooms(cfg: Prune, scan: Stage | None) -> list[str]:
-    files = ["steps/pruning.py", f"steps/{STEPS[cfg.method][0]}.py"]
+def _rooms(cfg: Prune, scan: bool) -> list[str]:
+    files = ["steps/pruning.py", "steps/rounds.py", f"steps/{STEPS[cfg.method][0]}.py"]
     return ["prune", "distill", *files, *TRAINING_ROOMS, *(["sensitivity"] if scan else []),
-            *(MEASURING_ROOMS if isinstance(cfg, (Latency, LowRank)) else [])]
+            *(MEASURING_ROOMS if isinstance(cfg, LowRank) else [])]
 
 
 def _measuring_packages(cfg: Prune) -> list[str]:
-    if not isinstance(cfg, (Latency, LowRank)) or cfg.engine is None:
+    if not isinstance(cfg, LowRank) or cfg.engine is None:
         return []
     return [*ONNX_PACKAGES, *backend(cfg.engine.runtime).PACKAGES]

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from toolchain import console
 from toolchain.recipe.prune import Lottery, Magnitude, Sparse24
 from toolchain.recipe.schema import TorchModel
-from toolchain.steps.fitting import Lesson, keep_history, val_top1
+from toolchain.steps.fitting import Lesson, val_top1
 from toolchain.steps.job import Job, located
+from toolchain.steps.rounds import in_rounds
 from toolchain.steps.teaching import TWINS_APART
 from toolchain.workdir import Stage, rank
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from toolchain.data.loader import Batch
+    from toolchain.prune.amounts import Curves
     from toolchain.train import Loss, Progress, Step
 
 SERIES = ("sparsity_prunable", "sparsity_all", "val_top1")  # of each round, kept in the history
@@ -31,7 +33,7 @@ def pruned_in_rounds(
 ) -> str:
     """Rounds of zeroing and training. A finished one stands in round_<n>/ until the whole is written."""
     if not (folder / "history.json").is_file():  # else only the clearing away was interrupted
-        _all_rounds(job, cfg, student, taught, folder)
+        _all_rounds(job, cfg, student, taught, folder, scan)
     if rank() != 0:
         return ""  # only rank 0 writes
     for leftover in (*folder.glob("round_*"), folder / "rewind"):
@@ -41,38 +43,23 @@ def pruned_in_rounds(
             f"the weights are zero, val top-1 {done['rounds'][-1]['val_top1']:.2f} %")
 
 
-def _all_rounds(job: Job, cfg: Magnitude | Lottery | Sparse24, student: Stage, taught: Lesson, folder: Path) -> None:
-    from toolchain.models.store import load_architecture, load_model, save_model
+def _all_rounds(
+    job: Job, cfg: Magnitude | Lottery | Sparse24, student: Stage, taught: Lesson, folder: Path, scan: Stage | None
+) -> None:
+    from toolchain.sensitivity.file import read_sensitivity
 
+    curves = read_sensitivity(scan.folder / "sensitivity.json", "weights").curves() if scan else None
     start = _beginning(job, cfg, student, taught, folder / "rewind") if isinstance(cfg, Lottery) else None
-    model, architecture = load_model(student.folder), load_architecture(student.folder)
-    history: dict[str, Any] = {"rounds": []}
-    epochs: list[dict[str, Any]] = []
-    count = getattr(cfg, "rounds", 1)
-    for number in range(1, count + 1):
-        place, title = folder / f"round_{number}", f"prune: round {number} of {count}"
-        if (place / "history.json").is_file():  # it is written last
-            console.log(f"  {title} was finished before")
-            model, history = load_model(place), load_architecture(place)["pruned"]
-            trained = json.loads((place / "history.json").read_text(encoding="utf-8"))
-        else:
-            model, facts, trained = _round(job, cfg, model, number, start, taught, place, title)
-            record = {"round": number, "epochs": len(trained), **{key: facts[key] for key in SERIES}}
-            history = {**facts, "rounds": [*history["rounds"], record]}
-            if rank() == 0:
-                save_model(place, model, {**architecture, "pruned": history})
-                keep_history(place, trained)
-        epochs += [{**epoch, "epoch": len(epochs) + at, "round": number} for at, epoch in enumerate(trained, start=1)]
-    if rank() == 0:
-        save_model(folder, model, {**architecture, "pruned": history})
-        if (place / "taught.json").is_file():
-            shutil.copyfile(place / "taught.json", folder / "taught.json")
-        keep_history(folder, epochs)
+
+    def one(model: nn.Module, _: dict[str, Any], number: int, place: Path, title: str) -> Any:
+        return _round(job, cfg, model, number, start, taught, place, title, curves)
+
+    in_rounds(student.folder, folder, getattr(cfg, "rounds", 1), one, SERIES)
 
 
 def _round(
     job: Job, cfg: Magnitude | Lottery | Sparse24, model: nn.Module, number: int, start: nn.Module | None,
-    taught: Lesson, place: Path, title: str,
+    taught: Lesson, place: Path, title: str, curves: Curves | None,
 ) -> tuple[nn.Module, dict[str, Any], list[dict[str, Any]]]:
     """One round: zero weights, go back to `start` if there is one, train. Gives network, facts and epochs."""
     import torch
@@ -85,12 +72,12 @@ def _round(
     data = job.dataset()
     train, seed = (job.recipe.train, job.recipe.seed) if isinstance(cfg, Lottery) else (
         cfg.finetune, job.recipe.seed + number)
-    sparse, facts = prune(model, cfg, job.recipe.data.image_size, number=number, seed=job.recipe.seed + number)
+    sparse, facts = prune(model, cfg, job.recipe.data.image_size, number=number, seed=job.recipe.seed + number,
+                          curves=curves)
     if isinstance(cfg, Lottery) and cfg.control == "reinit":
         start = _initialised(job, REINITIALISED + number, weights=False)
     if start is not None:
         rewind(sparse, start)
-    place.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)  # a loss may have weights of its own
     with taught(sparse, train, place) as loss, zeros_kept(sparse):
         trained = fit(sparse, data, train, folder=place, seed=seed, loss=loss, title=title)
