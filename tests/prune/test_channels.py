@@ -7,6 +7,8 @@ from torch import nn
 
 from toolchain.errors import TrainError
 from toolchain.prune import prune, replay
+from toolchain.prune.channels import measure_whole, prune_channels
+from toolchain.prune.cost import cost
 from toolchain.prune.groups import classifier
 from toolchain.recipe.schema import Channels
 
@@ -129,3 +131,38 @@ def test_the_classifier_is_the_layer_that_runs_last_not_the_one_written_last():
     model = HeadFirst()
     assert classifier(model, torch.zeros(1, 3, 8, 8)) is model.head
     assert prune(model, cfg(), 8)[0].head.weight.shape == (4, 4)
+
+
+@pytest.mark.parametrize("ranking", ["local", "global", "isomorphic"])
+@pytest.mark.parametrize("what", ["params", "macs"])
+def test_the_target_is_reached_and_with_less_it_would_not_be(what: str, ranking: str) -> None:
+    model, field = chain(), {"params": "parameters", "macs": "macs"}[what]
+    whole = getattr(cost(model, 4), field)
+
+    def gone(share: float) -> float:
+        pruned, _ = prune(model, Channels(method="channels", ranking=ranking, round_to=1, **{what: share}), 4)
+        return 1 - getattr(cost(pruned, 4), field) / whole
+
+    assert gone(0.5) >= 0.5
+    assert gone(gone(0.5)) == gone(0.5) < gone(gone(0.5) + 1e-6)  # the next share needs another notch
+
+
+@pytest.mark.parametrize("what", ["params", "macs"])
+def test_a_target_out_of_reach_is_refused_with_the_most_there_is(what: str) -> None:
+    with pytest.raises(TrainError, match=rf"prune.{what}: 0.9 of the .* cannot be removed, at most 0.\d+ with"):
+        prune(chain(), Channels(method="channels", cap=0.3, round_to=1, **{what: 0.9}), 4)
+
+
+def test_rounds_remove_of_the_original_and_their_steps_repeat_in_order() -> None:
+    rounds = Channels(method="channels", ratio=0.5, round_to=1, rounds=3)
+    model, whole, steps, widths = chain(), measure_whole(chain(), 4), [], []
+    for number in (1, 2, 3):
+        model, history = prune_channels(model, rounds, 4, number=number, whole=whole)
+        steps += history["steps"]
+        widths.append((model[0].out_channels, model[5].out_features))
+    # what is left of 8 and 12: 0.5 ** (1/3) = 0.794, 0.630, 0.5
+    assert widths == [(6, 9), (5, 7), (4, 6)]
+    rebuilt = replay(chain(), {"method": "channels", "image_size": 4, "steps": steps})
+    rebuilt.load_state_dict(model.state_dict())
+    images = torch.randn(2, 3, 4, 4)
+    assert torch.equal(rebuilt(images), model(images))
