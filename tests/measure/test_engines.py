@@ -1,4 +1,5 @@
 import json
+import zlib
 
 import numpy as np
 import pytest
@@ -112,3 +113,36 @@ def test_the_record_of_a_folder_is_what_measure_reports(folders, test_set, tmp_p
         known = read_record(folders[record["name"]])
         assert (record["sha256"], record["engine_bytes"], record["weight_bytes"]) == (
             known.sha256, known.engine_bytes, known.weight_bytes)
+
+
+def test_unpruned_engines_are_what_the_others_are_compared_with_and_no_fp32_of_theirs(
+    folders, test_set, tmp_path, make_onnx, monkeypatch
+):
+    monkeypatch.setattr("toolchain.measure.engines.peak_memory_bytes", lambda *_: (1, None))  # a process for each
+    before = tmp_path / "before"
+    before.mkdir()
+    ort.build(make_onnx("fp32"), OrtEngine(runtime="onnxruntime", precision="fp32"), before, {"weight_bytes": 2})
+    name = "unpruned.fp32.onnxruntime.cpu_x86"
+    out = tmp_path / "out"
+    out.mkdir()
+    measured = measure_engines({**folders, name: before}, dict.fromkeys(folders), batches_of(test_set), test_set[1], CFG, out,
+                               seed=0, classes=10, unpruned={name})
+    fp32, int8, old = (EngineResult.model_validate(record) for record in measured)
+    times, answers = np.load(out / "latency.npz"), np.load(out / "predictions.npz")
+    right = {key: answers[key][:, 0] == test_set[1] for key in answers if key != "labels"}
+    for engine in (fp32, int8):
+        ratios = np.median(times[name], axis=1) / np.median(times[engine.name], axis=1)
+        assert engine.speedup_vs_unpruned.value == pytest.approx(np.median(ratios))
+        assert engine.unpruned_reference == name and not engine.unpruned
+        assert engine.latency_reference == fp32.name
+        change = 100 * (right[engine.name].mean() - right[name].mean())
+        assert engine.top1_change_vs_unpruned.value == pytest.approx(change)
+    assert old.unpruned and old.name == name and old.speedup_vs_unpruned.value == 1.0
+    assert (old.speedup_vs_fp32, old.agreement_percent, old.latency_reference) == (None, None, None)
+
+
+def test_every_engine_file_is_deflated_even_where_it_cannot_run(folders, test_set, tmp_path):
+    for record in run(folders, test_set, tmp_path / "out", dict.fromkeys(folders, "no GPU")):
+        content = (folders[record["name"]] / "engine.onnx").read_bytes()
+        assert record["deflate_bytes"] == len(zlib.compress(content, 6))
+        assert EngineResult.model_validate(record).speedup_vs_unpruned is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -150,3 +151,9 @@ def engines() -> list[dict[str, Any]]:
 def sample_report() -> Report:
     """The made-up build as a Report: eight engines measured, five without a GPU, one limit broken (INT4 weights)."""
     return make_report(Recipe.model_validate(RECIPE), ENVIRONMENT, DATA, STAGES, ENGINES, GAPS, None, HISTORY)
+
+
+@pytest.fixture
+def joined() -> Callable[..., Report]:
+    """Join engines with the made-up build's other parts: joined(engines, pruning=…, unpruned=…)."""
+    return lambda engines, **parts: make_report(Recipe.model_validate(RECIPE), ENVIRONMENT, DATA, STAGES, engines, **parts)

@@ -69,6 +69,21 @@ def test_every_figure_of_a_distilled_and_pruned_build_is_found(folders: dict[str
     assert outcome.right["int8_top1"].tolist() == [True, False, True, False]
 
 
+def test_what_pruning_studies_compare_is_read_from_the_judged_engine(folders: dict[str, Path], tmp_path: Path) -> None:
+    latency = {"p50": 2.5, "p95": 3.0, "p99": 3.0, "mean": 2.6, "std": 0.1, "n": 9}
+    judged = engine(FP32, 75.0) | {"latency_ms": latency, "speedup_vs_unpruned": {"value": 2.25}, "engine_bytes": 4000, "deflate_bytes": 1500}
+    counts = {"parameters": 50, "macs": 700, "weights": 40, "zeros": 0}
+    content = report().model_dump() | {"engines": [judged], "recipe": {"prune": {"method": "magnitude"}}, "pruning": {
+        "method": "magnitude", "unstructured": True, "before": counts, "after": counts | {"zeros": 28}, "layers": []}}
+    for name, macs in (("onnx_int8_cpu_x86", 40), ("onnx_fp32_cpu_x86_unpruned", 9000)):
+        folders[name] = tmp_path / name
+        folders[name].mkdir()
+        (folders[name] / "info.json").write_text(json.dumps({"layers": [{"macs": macs}, {"macs": 2}]}))
+    figures = read_outcome(Report.model_validate(content), folders, FP32).figures
+    names = ("sparsity", "macs", "latency_ms", "speedup_vs_unpruned", "engine_bytes", "deflate_bytes")
+    assert [figures[name] for name in names] == [70.0, 42, 2.5, 2.25, 4000, 1500]  # 28 of 40 weights are zero
+
+
 def val_top1(folders: dict[str, Path], recipe: dict[str, Any], **train: Any) -> float | None:
     """Of a build whose only run had 60, 80 and 70 %."""
     epochs = [{"epoch": i, "val_top1_percent": top1} for i, top1 in enumerate((60.0, 80.0, 70.0), 1)]
