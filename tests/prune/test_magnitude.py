@@ -125,3 +125,24 @@ def test_a_mask_needs_no_mask_of_the_rounds_before() -> None:
     weight = torch.tensor([[0.0, 3.0, 0.0, -1.0, 2.0, -4.0, 5.0, 6.0, 7.0, 8.0]])  # two are gone
     (mask,) = magnitude_masks({"a": weight}, 0.2, 2, "layer").values()  # 10 -> 8 -> round(0.2 * 8 = 1.6) -> 6
     assert mask.nonzero()[:, 1].tolist() == [0, 2, 3, 4]
+
+
+def test_amounts_from_a_scan_are_nested_over_rounds_and_add_up() -> None:
+    model, zeros = network(), None
+    section = cfg(amount=0.5, rounds=3, scope="sensitivity")
+    curves = {"0": [(0.5, 0.0), (0.9, 4.0)], "3": [(0.5, 10.0), (0.9, 20.0)], "5": [(0.5, 2.0), (0.9, 3.0)]}
+    for number, total in ((1, 49), (2, 87), (3, 118)):  # of 236, round(0.2063 * what is left) go: 49, 39 - 1, 31
+        model, history = prune(model, section, 8, number=number, curves=curves)
+        now = {name: values == 0 for name, values in weights(model).items()}
+        assert sum(int(mask.sum()) for mask in now.values()) == pytest.approx(total, abs=1)
+        assert all(zeros is None or (now[name] >= zeros[name]).all() for name in now)
+        assert history["density"]["3"] > max(history["density"]["0"], history["density"]["5"] - 0.2)  # it costs most
+        zeros = now
+
+
+def test_amounts_from_a_scan_take_the_smallest_weights_of_each_layer() -> None:
+    model = network()
+    curves = {"0": [(0.5, 0.0)], "3": [(0.5, 5.0)], "5": [(0.5, 5.0)]}
+    pruned, _ = prune(model, cfg(amount=118 / 236, scope="sensitivity"), 8, curves=curves)
+    for name, count in {"0": 54, "3": 16, "5": 48}.items():  # half of every layer is all that was scanned
+        np.testing.assert_array_equal(weights(pruned)[name], without_smallest(weights(model)[name], count))
