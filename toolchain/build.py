@@ -14,6 +14,7 @@ from toolchain.steps.job import open_job
 from toolchain.steps.pruned_facts import SHEET, packed_weights, pruned_facts
 from toolchain.steps.student import fine_tuned_quantized, float_student, teacher
 from toolchain.steps.target import built, choose_engines, measured, unpruned_engines
+from toolchain.steps.timing import refuse_latency
 from toolchain.workdir import Stage, WorkDir, rank
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def build(
     distributed run. Raises a ToolchainError, before anything is built where that can be known.
     """
     engines = choose_engines(recipe)
+    refuse_latency(recipe.prune, recipe)
     if not work.dry and rank() == 0:
         work.start(resolved_yaml(recipe))
 

@@ -81,7 +81,7 @@ def test_the_figures_before_and_after_with_their_change(report: Report) -> None:
     assert rows["Val top-1 %"][2:5] == ("92.00", "91.50", "−0.50 points")
 
 
-def test_an_engine_whose_interval_holds_1_is_called_equally_fast(report: Report) -> None:
+def test_an_engine_whose_interval_holds_1_is_called_no_difference(report: Report) -> None:
     fp32, int8 = pruned_words.engine_rows(report)
     assert fp32[:5] == (FP32, "2.50×", "2.40–2.60", "−0.56", "−1.11 to 0.00")
     assert (fp32.weights, fp32.tone, int8.tone) == ("37.0 MB (0.30×)", "good", "plain")
@@ -89,7 +89,7 @@ def test_an_engine_whose_interval_holds_1_is_called_equally_fast(report: Report)
         "Pruned (channels): 70.0 % fewer parameters (9.23 M to 2.77 M), 70.0 % fewer MACs. Against the unpruned FP32 engine: "
         "FP32 on ONNX Runtime 2.50× as fast (95 %: 2.40–2.60), top-1 −0.56 points.")
     slow = pruned_words._told(report.engines[3])
-    assert slow == "INT8 on ONNX Runtime equally fast (95 %: 0.90–1.30), top-1 −0.56 points"
+    assert slow == "INT8 on ONNX Runtime no measurable difference (95 %: 0.90–1.30), top-1 −0.56 points"
 
 
 def test_layers_show_widths_and_a_factorized_one_its_rank(report: Report) -> None:

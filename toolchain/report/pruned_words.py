@@ -197,7 +197,7 @@ def _told(engine: EngineResult) -> str:
     bounds = speedup_interval(speedup)
     same = speedup is not None and speedup.low is not None and speedup.high is not None and (
         speedup.low <= 1 <= speedup.high)
-    speed = "equally fast" if same else f"{times(speedup.value if speedup else None)} as fast"
+    speed = "no measurable difference" if same else f"{times(speedup.value if speedup else None)} as fast"
     return (f"{engine.precision.upper()} on {runtime_name(engine.runtime)} {speed}"
             f"{f' (95 %: {bounds})' if bounds else ''}{points}")
 
