@@ -20,7 +20,7 @@ def drop_range(found: Sensitivity) -> tuple[float, float]:
 def drop_curve(layer: LayerScan, low: float, high: float, width: float = 300, height: float = 150) -> str:
     """Drop in points over the share that is gone, from (0, 0); `low` and `high` bound the axis."""
     points = [(0.0, 0.0), *((100 * float(point.ratio or 0), point.drop) for point in layer.points)]
-    frame = Frame(44, 10, width - 10, height - 34, 0, 100, low, high)
+    frame = Frame(44, 10, width - 22, height - 34, 0, 100, low, high)
     parts = []
     for tick in linear_ticks(low, high, 4):
         parts += [line(frame.left, frame.y(tick), frame.right, frame.y(tick), "grid"),
