@@ -29,8 +29,9 @@ def convert(
 ) -> dict[str, Any]:
     """Write `out_path` and say what it is: {"gap": …, "layers": [{"name", "op", "precision", "macs"}], "weight_bytes"}.
 
-    ranges: needed for int8. probe: float32 images (n, 3, S, S) for the comparison; real ones tell more than the
-    default, which is noise. Raises OnnxError, with nothing written, when it cannot be done.
+    ranges: needed for int8; int4 takes the amax of weights from it, where there is one. probe: float32 images
+    (n, 3, S, S) for the comparison; real ones tell more than the default, which is noise. Raises OnnxError, with
+    nothing written, when it cannot be done.
     """
     if rules_name not in RULES:
         raise OnnxError(f"target rules: found '{rules_name}', expected {', '.join(RULES)}{nearest(rules_name, RULES)}")
@@ -62,7 +63,8 @@ def _apply(model: ir.Model, precision: str, rules: Rules, ranges: Ranges | None,
             raise OnnxError(f"{path}: int8 needs ranges, found none; calibrate first")
         changed = dict.fromkeys(quantize_int8(model, rules, ranges, int8.first_last), "int8")
     elif precision == "int4":
-        changed = quantize_int4(model, rules, int4.block, int4.first_last)
+        known = ranges.weights if ranges else None
+        changed = quantize_int4(model, rules, int4.block, int4.first_last, weights=known)
     rest = _rest(precision, rules)
     if rest != "fp32" and (precision in ("int8", "int4") or rules.half == "compute"):
         compute_in_half(model, rest)

@@ -9,12 +9,13 @@ axis 1 of four). A linear layer's is stored as (K, N), blocked along axis 0, bef
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from toolchain.errors import OnnxError
 from toolchain.graph.clean import drop_unused
 from toolchain.graph.edit import add_initializer, constant, insert, replace_node
 from toolchain.graph.layers import Layer, layers
@@ -26,12 +27,15 @@ FUSED_BLOCKS = (16, 32, 64, 128, 256)  # what ONNX Runtime's MatMulNBits reads
 
 
 def quantize_int4(
-    model: ir.Model, rules: Rules, block: int, first_last: str, only: Collection[str] | None = None
+    model: ir.Model, rules: Rules, block: int, first_last: str, only: Collection[str] | None = None,
+    weights: Mapping[str, Sequence[float]] | None = None,
 ) -> dict[str, str]:
     """Store the weights of a clean float `model` in INT4 (first and last too unless `first_last` is "float").
 
-    only: names of the layers to change; None: all. Layers with fewer than 16 weights per output (depthwise) get INT8
-    weights, per channel. Returns layer name -> "int4" or "int8 weight-only".
+    only: names of the layers to change; None: all. weights: initializer name -> amax per output channel, which all its
+    blocks share instead of each having its own. Layers with fewer than 16 weights per output (depthwise) get INT8
+    weights, per channel. Returns layer name -> "int4" or "int8 weight-only". Raises OnnxError when `weights` has
+    another number of channels.
     """
     found = layers(model.graph)
     scale_type, done, stored = FLOATS[rules.int4_float], dict[str, str](), dict[str, ir.Value]()
@@ -42,8 +46,9 @@ def quantize_int4(
         done[layer.name] = "int8 weight-only" if small else "int4"
         key = f"{layer.op} {layer.weight.name}"
         if key not in stored:
-            stored[key] = _store_int8(model.graph, layer, rules, scale_type) if small else _store_int4(
-                model.graph, layer, rules, scale_type, block)
+            amax = channel_amax(layer, weights or {})
+            stored[key] = _store_int8(model.graph, layer, rules, scale_type, amax) if small else _store_int4(
+                model.graph, layer, rules, scale_type, block, amax)
         layer.node.replace_input_with(1, stored[key])
         if layer.op == "Gemm" and not small:
             _gemm_to_matmul(model.graph, layer, rules)
@@ -62,21 +67,37 @@ def block_length(inputs: int, block: int) -> int:
     return min(divisors, key=lambda n: (abs(n - block), -n), default=inputs)
 
 
-def int4_codes(weight: np.ndarray, block: int, scale_type: type) -> tuple[np.ndarray, np.ndarray]:
-    """weight (rows, inputs) float32 -> codes (rows, inputs) int4, scales (rows, inputs / block); zeros have scale 1."""
+def channel_amax(layer: Layer, weights: Mapping[str, Sequence[float]]) -> np.ndarray | None:
+    """amax per output channel, float32 (channels,), where `weights` names the layer's; None: each block has its own."""
+    found, channels = weights.get(layer.weight.name or ""), layer.array.shape[layer.axis]
+    if found is None:
+        return None
+    if len(found) != channels:
+        raise OnnxError(f"layer {layer.name}: {len(found)} weight ranges for {channels} output channels; the ranges "
+                        "belong to another network")
+    return np.asarray(found, np.float32)
+
+
+def int4_codes(weight: np.ndarray, block: int, scale_type: type, channels: np.ndarray | None = None
+               ) -> tuple[np.ndarray, np.ndarray]:
+    """weight (rows, inputs) float32 -> codes (rows, inputs) int4, scales (rows, inputs / block); zeros have scale 1.
+
+    channels: amax (rows,) for all blocks of a row instead of each block's own.
+    """
     blocks = weight.reshape(len(weight), -1, block)
-    amax = np.abs(blocks).max(axis=2)
+    amax = np.abs(blocks).max(axis=2) if channels is None else np.repeat(channels[:, None], blocks.shape[1], axis=1)
     scale: np.ndarray = np.where(amax > 0, np.maximum(amax / np.float32(7), SMALLEST_SCALE), 1.0).astype(scale_type)
     codes = np.clip(np.rint(blocks / scale.astype(np.float32)[:, :, None]), -8, 7)
     return codes.reshape(weight.shape).astype(ml_dtypes.int4), scale
 
 
-def _store_int4(graph: ir.Graph, layer: Layer, rules: Rules, scale_type: type, block: int) -> ir.Value:
+def _store_int4(graph: ir.Graph, layer: Layer, rules: Rules, scale_type: type, block: int, amax: np.ndarray | None
+                ) -> ir.Value:
     """Add codes, scales and the nodes that make a float weight of them: (O, I, kh, kw), or (K, N) for a MatMul."""
     weight, name = layer.array, layer.weight.name or layer.name
     rows = weight.reshape(len(weight), -1) if layer.axis == 0 else weight.T
     length = block_length(rows.shape[1], block)
-    codes, scale = int4_codes(rows, length, scale_type)
+    codes, scale = int4_codes(rows, length, scale_type, amax)
     convolution, fused = layer.op == "Conv", layer.op != "Conv" and length in FUSED_BLOCKS
     if rules.decode == "cast" and not fused:
         shape = weight.shape if convolution else rows.shape
@@ -91,9 +112,10 @@ def _store_int4(graph: ir.Graph, layer: Layer, rules: Rules, scale_type: type, b
     return _reshaped(graph, layer, value, weight.shape) if convolution else value
 
 
-def _store_int8(graph: ir.Graph, layer: Layer, rules: Rules, scale_type: type) -> ir.Value:
+def _store_int8(graph: ir.Graph, layer: Layer, rules: Rules, scale_type: type, amax: np.ndarray | None) -> ir.Value:
     weight, name = layer.array, layer.weight.name or layer.name
-    codes, scale = weight_codes(weight, None, layer.axis, scale_type)
+    wider = None if amax is None else (amax * np.float32(127 / 7)).tolist()  # 127 steps of the same scale
+    codes, scale = weight_codes(weight, wider, layer.axis, scale_type)
     if rules.decode == "cast":
         spread = scale.reshape([-1 if i == layer.axis else 1 for i in range(weight.ndim)])
         return _cast_and_scale(graph, layer, codes, spread)

@@ -27,6 +27,7 @@ from toolchain.recipe.deploy import (
     Engine,
     EntropyCalibrator,
     Export,
+    Gpfq,
     Holds,
     Int4,
     Int8,
@@ -93,6 +94,7 @@ __all__ = [
     "Folder",
     "Fraction",
     "FrozenJitter",
+    "Gpfq",
     "Holds",
     "Int4",
     "Int8",
@@ -131,6 +133,8 @@ __all__ = [
     "TrtEngine",
 ]
 
+LEAVE_ZEROS = ("magnitude", "lottery", "sparse24")  # pruning methods whose networks keep their shape
+
 
 class Recipe(Section):
     """One YAML file: everything a build depends on, in pipeline order."""
@@ -168,6 +172,20 @@ class Recipe(Section):
         if fidelity and isinstance(self.model, OnnxModel):
             raise ValueError("measure.fidelity compares a student that was trained here with its teacher, but the "
                              "model is a finished ONNX file: use `toolchain compare`, or model.arch")
+        return self
+
+    @model_validator(mode="after")
+    def _gpfq_fits(self) -> Recipe:
+        if not isinstance(self.quantize, Gpfq):
+            return self
+        if self.prune and self.prune.method in LEAVE_ZEROS:
+            raise ValueError(f"prune.method: {self.prune.method} leaves zeros, which quantize: gpfq would fill with "
+                             "the errors of other weights; use quantize: ptq, or prune.method: channels")
+        for index, engine in enumerate(self.engines or ()):
+            if engine.precision in ("int8", "int4") and engine.precision not in self.quantize.precisions:
+                raise ValueError(f"engines.{index}: {engine.precision} does not hold the {self.quantize.bits}-bit "
+                                 f"{self.quantize.alphabet} codes of quantize: gpfq; use precision "
+                                 f"{' or '.join(self.quantize.precisions)}")
         return self
 
     @model_validator(mode="after")
