@@ -7,14 +7,14 @@ import onnx
 import pytest
 
 from toolchain.engines import trt
-from toolchain.errors import EngineError
+from toolchain.errors import EngineError, RecipeError
 from toolchain.graph.layer_file import LayerShape, write_layers
-from toolchain.recipe.prune import Channels, Latency
+from toolchain.recipe.prune import Channels, Latency, SelfDistill
 from toolchain.recipe.schema import Measure, OrtEngine, TrtEngine
 from toolchain.steps.timing import Clock, made_up_ranges, refuse_latency, timed_ms
 
 CONV = LayerShape("conv", 16, 16, (3, 3), padding=(1, 1), height=4, width=4)
-RECIPE = SimpleNamespace(measure=Measure())
+RECIPE = SimpleNamespace(measure=Measure(), distill=None)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -56,10 +56,17 @@ def test_an_engine_that_cannot_be_timed_here_is_refused(monkeypatch):
     monkeypatch.setattr(trt, "not_runnable", lambda cfg: None)
     refuse_latency(Latency(method="latency", engine=engine), RECIPE)
     with pytest.raises(EngineError, match=r"measure.batch is 99, outside its profile \(1 to 64\)"):
-        refuse_latency(Latency(method="latency", engine=engine), SimpleNamespace(measure=Measure(batch=99)))
+        refuse_latency(Latency(method="latency", engine=engine), SimpleNamespace(measure=Measure(batch=99), distill=None))
 
 
 def test_a_section_without_such_an_engine_is_let_through():
     refuse_latency(None, RECIPE)
     refuse_latency(Channels(method="channels"), RECIPE)
     refuse_latency(Latency(method="latency"), RECIPE)
+
+
+def test_two_teachers_after_pruning_are_one_too_many():
+    taught = SimpleNamespace(measure=Measure(), distill=object())
+    refuse_latency(Latency(method="latency"), taught)  # the default gives way to the distill section
+    with pytest.raises(RecipeError, match="prune.self_distill: found a teacher of its own"):
+        refuse_latency(Latency(method="latency", self_distill=SelfDistill(temperature=2)), taught)

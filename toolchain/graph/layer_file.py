@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import onnx_ir.passes.common as passes
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from toolchain.errors import OnnxError
 from toolchain.files import write_bytes
-from toolchain.graph.onnx_file import IR_VERSION, check_onnx
+from toolchain.graph.layers import Layer, layers
+from toolchain.graph.onnx_file import IR_VERSION, check_onnx, read_onnx
 
 OPSET = 21
 Pair = tuple[int, int]
@@ -126,3 +128,35 @@ def _check_chain(path: Path, shapes: Sequence[LayerShape]) -> None:
         if given != taken or (before.op, after.op) == ("linear", "conv"):
             raise OnnxError(f"{path}: layer {number} takes {taken}, but layer {number - 1} gives {given}; expected a "
                             "chain of layers that fit")
+
+
+def layer_shapes(onnx: Path) -> dict[str, LayerShape]:
+    """Layer name -> shape of every Conv and linear layer of a clean float file, in the order they run.
+
+    relu: an activation is all that reads the layer. Raises OnnxError when the file or a layer's input size is unknown.
+    """
+    model = read_onnx(onnx)
+    passes.ShapeInferencePass()(model)
+    return {layer.name: _shape(layer, onnx) for layer in layers(model.graph)}
+
+
+def _shape(layer: Layer, onnx: Path) -> LayerShape:
+    sizes, outputs = layer.array.shape, layer.node.outputs[0]
+    readers = [use.node.op_type for use in outputs.uses()]
+    relu = len(readers) == 1 and readers[0] in ("Relu", "Clip")
+    if layer.op != "Conv":
+        return LayerShape("linear", sizes[1 - layer.axis], sizes[layer.axis], relu=relu)
+    given = [size for size in list(layer.input.shape or [])[2:] if isinstance(size, int)]
+    if len(given) != 2:
+        raise OnnxError(f"{onnx}: the input of layer {layer.name} has no fixed height and width; export it with a "
+                        "fixed image size")
+
+    def pair(name: str, default: int) -> Pair:
+        found = layer.node.attributes.get(name)
+        high, wide = tuple(found.as_ints())[:2] if found is not None else (default, default)
+        return int(high), int(wide)
+
+    group = layer.node.attributes.get("group")
+    groups = int(group.as_int()) if group is not None else 1
+    return LayerShape("conv", sizes[1] * groups, sizes[0], (sizes[2], sizes[3]), pair("strides", 1), pair("pads", 0),
+                      pair("dilations", 1), groups, given[0], given[1], relu)

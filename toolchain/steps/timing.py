@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from toolchain.engines import backend, load_engine
-from toolchain.errors import EngineError
-from toolchain.recipe.prune import Latency, LowRank
+from toolchain.errors import EngineError, RecipeError
+from toolchain.recipe.prune import Latency, LowRank, SelfDistill
 from toolchain.recipe.schema import Engine, Recipe
 from toolchain.steps.job import plain
 
@@ -50,12 +50,16 @@ def clock(recipe: Recipe, engine: Engine) -> Clock:
 
 
 def refuse_latency(cfg: Any, recipe: Recipe) -> None:
-    """Refuse a prune section (of any method) that decides by an engine which cannot be built, or timed, here.
+    """Refuse a prune section (of any method) that decides by an engine which cannot be built, or timed, here; and one
+    with two teachers.
 
-    Imports no torch, so that it costs no training. Raises EngineError, MissingPackage, RecipeError.
+    Imports no torch: call it before anything is trained. Raises EngineError, MissingPackage, RecipeError.
     """
     if not isinstance(cfg, (Latency, LowRank)) or cfg.engine is None:
         return
+    if isinstance(cfg, Latency) and recipe.distill and cfg.self_distill not in (None, SelfDistill()):
+        raise RecipeError("prune.self_distill: found a teacher of its own, but the distill section's teaches after "
+                          "pruning too; remove one of them")
     runtime = backend(cfg.engine.runtime)
     runtime.refuse(cfg.engine)
     engine = runtime.targets(cfg.engine)
