@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from toolchain.recipe.fidelity import Fidelity
 from toolchain.recipe.network import FineTune, MixedPrecision, Optimizer, Sgd
+from toolchain.recipe.repair import Repair
 from toolchain.recipe.section import Section, method_name
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
@@ -76,9 +77,10 @@ class QuantizeSection(Section):
 
 
 class Ptq(QuantizeSection):
-    """Post-training quantization: ranges from calibration images, weights rounded to nearest."""
+    """Post-training quantization: ranges from calibration images, weights rounded to nearest unless repaired."""
 
     method: Literal["ptq"]
+    repair: Repair | None = Field(None, description="auto, or methods that win back accuracy; null: none")
 
 
 class QatTrain(FineTune):
