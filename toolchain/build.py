@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolchain.recipe.load import resolved_yaml
-from toolchain.recipe.schema import OnnxModel, Qat, Recipe
+from toolchain.recipe.schema import OnnxModel, Recipe
 from toolchain.steps.fidelity import taught
-from toolchain.steps.graphs import calibrated, converted, exported, imported
+from toolchain.steps.graphs import converted, exported, imported
 from toolchain.steps.job import open_job
 from toolchain.steps.pruned_facts import SHEET, packed_weights, pruned_facts
-from toolchain.steps.student import fine_tuned_quantized, float_student, teacher
+from toolchain.steps.quantizing import quantized
+from toolchain.steps.student import float_student, teacher
 from toolchain.steps.target import built, choose_engines, measured, unpruned_engines
 from toolchain.steps.timing import refuse_latency
 from toolchain.workdir import Stage, WorkDir, rank
@@ -38,25 +39,19 @@ def build(
     job = open_job(recipe, work, base, roots, imports)
     work.publish(job.data.folder / "preprocess.json", "preprocess.json")
     if isinstance(recipe.model, OnnxModel):
-        onnx = imported(job)
+        onnx, student = imported(job), None
     else:
         taught_by = teacher(job)
         student = float_student(job, taught_by)
         for file in ("model.safetensors", "architecture.json"):
             work.publish(student.folder / file, f"student/{file}")
         onnx = exported("export", job, student)
-    ranges = calibrated("calibrate", job, onnx)
-    int8_onnx, int8_ranges = onnx, ranges
-    if isinstance(recipe.quantize, Qat):
-        tuned = fine_tuned_quantized(job, student, onnx, ranges)
-        int8_onnx = exported("export_qat", job, tuned)
-        int8_ranges = calibrated("calibrate_qat", job, int8_onnx, learned=tuned)
+    starts = quantized(job, onnx, student, {engine.precision for engine in engines.values()})
 
     models: dict[str, Stage] = {}
     stages: dict[str, Stage] = {}
     for name, engine in engines.items():
-        int8 = engine.precision == "int8"
-        models[name] = converted(job, engine, int8_onnx if int8 else onnx, int8_ranges if int8 else None)
+        models[name] = converted(job, engine, *starts[engine.precision])
         stages[name] = built(job, name, engine, models[name])
     references: dict[str, Stage] = {}
     if recipe.prune:
@@ -65,9 +60,9 @@ def build(
     measurement = measured(job, engines, stages, references)
     comparison = facts = None
     if recipe.measure.fidelity:
-        assert taught_by is not None
+        assert taught_by is not None and student
         comparison = taught(job, engines, stages, student, taught_by)
-    if recipe.prune:
+    if recipe.prune and student:
         facts = pruned_facts(job, before, student)
         packed_weights(job, models)
     _show(work, comparison, "gradcam.png")

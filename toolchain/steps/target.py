@@ -8,7 +8,7 @@ from pathlib import Path
 
 from toolchain.engines import backend, default_engines
 from toolchain.errors import RecipeError
-from toolchain.recipe.schema import Engine, Recipe
+from toolchain.recipe.schema import Engine, Gpfq, Recipe
 from toolchain.steps.graphs import converted, exported
 from toolchain.steps.job import Job, plain
 from toolchain.workdir import Stage
@@ -19,7 +19,7 @@ def choose_engines(recipe: Recipe) -> dict[str, Engine]:
 
     Raises MissingPackage, EngineError or RecipeError for what cannot be built, before any work is done.
     """
-    chosen = recipe.engines if recipe.engines is not None else default_engines()
+    chosen = recipe.engines if recipe.engines is not None else _default_engines(recipe)
     if not chosen:
         raise RecipeError("engines: the list is empty; name at least one engine, or leave it out for the default")
     engines: dict[str, Engine] = {}
@@ -32,6 +32,13 @@ def choose_engines(recipe: Recipe) -> dict[str, Engine]:
             raise RecipeError(f"engines.{index}: {name} stands in the list twice; remove one")
         engines[name] = engine
     return engines
+
+
+def _default_engines(recipe: Recipe) -> list[Engine]:
+    """Every precision of each installed runtime, without the integers that cannot hold the codes of GPFQ."""
+    quantize = recipe.quantize
+    return [engine for engine in default_engines() if not isinstance(quantize, Gpfq)
+            or engine.precision not in ("int8", "int4") or engine.precision in quantize.precisions]
 
 
 def built(job: Job, name: str, engine: Engine, model: Stage, published: bool = True) -> Stage:

@@ -1,0 +1,37 @@
+"""What engines start from: for each precision a float ONNX file, and the ranges that make codes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from toolchain.recipe.schema import Gpfq, Qat
+from toolchain.steps.gpfq import gpfq_quantized
+from toolchain.steps.graphs import calibrated, exported
+from toolchain.steps.job import Job
+from toolchain.steps.repairing import repaired
+from toolchain.steps.student import fine_tuned_quantized
+from toolchain.workdir import Stage
+
+Start = tuple[Stage, Stage | None]  # the stage with model.onnx; the one with ranges.json, None: rounded as they are
+
+
+def quantized(job: Job, onnx: Stage, student: Stage | None, precisions: Collection[str]) -> dict[str, Start]:
+    """precision -> what its engines start from, for those asked for, as job.recipe.quantize says.
+
+    onnx: the clean float network. student: its PyTorch form, None for a user's own ONNX file. Raises TrainError,
+    DataError, OnnxError.
+    """
+    ranges = calibrated("calibrate", job, onnx)
+    starts: dict[str, Start] = {precision: (onnx, ranges if precision == "int8" else None) for precision in precisions}
+    if isinstance(job.recipe.quantize, Gpfq):
+        return starts | gpfq_quantized(job, onnx, precisions)
+    if isinstance(job.recipe.quantize, Qat) and student:
+        tuned = fine_tuned_quantized(job, student, onnx, ranges)
+        trained = exported("export_qat", job, tuned)
+        starts["int8"] = trained, calibrated("calibrate_qat", job, trained, learned=tuned)
+        return starts
+    if "int8" in precisions:
+        starts["int8"] = repaired(job, onnx, ranges)
+    if "int4" in precisions:
+        starts["int4"] = repaired(job, onnx, ranges, "int4")[0], None
+    return starts
