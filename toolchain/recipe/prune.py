@@ -114,7 +114,8 @@ class Latency(Section):
     round_to: RoundTo = 8
     checks: int = Field(4, ge=1, le=100, description="on the way to the budget, rebuild and measure this many times")
     self_distill: SelfDistill | None = Field(
-        SelfDistill(), description="the unpruned network teaches; null: labels alone (or the recipe's distill section)")
+        SelfDistill(), description="the unpruned network teaches where the recipe has no distill section; null: labels "
+                                   "alone do")
     finetune: FineTune = FineTune()
 
 
