@@ -75,7 +75,8 @@ def examine(precision: str, args: argparse.Namespace) -> list[str]:
         f"- Error of the prediction: median {100 * np.median(error):.1f} %, largest {100 * error.max():.1f} %",
         f"- The table: {points} layer engines, {seconds:.0f} s with the networks that calibrate it; overhead of an "
         f"engine {1e3 * table['overhead_ms']['base']:.1f} us + {1e6 * table['overhead_ms']['per_element']:.3f} ns per "
-        f"element; network = {known['scale']:.3f} x sum of layers + {known['base_ms']:.3f} ms",
+        f"element; network = {known['scale']:.3f} x sum of layers + {1e6 * known['ms_per_weight']:.3f} ns per weight + "
+        f"{1e6 * known['ms_per_element']:.3f} ns per element + {known['base_ms']:.3f} ms",
         f"- Unpruned: {unpruned:.3f} ms measured, {predict.ms(full):.3f} ms predicted", "",
         "| network | predicted ms | measured p50 | p10 | error of p50 | share of MACs |", "| --- " * 6 + "|",
         *(f"| {n} | {p:.3f} | {m:.3f} | {b:.3f} | {100 * (p / m - 1):+.1f} % | {100 * c / whole:.1f} % |"
@@ -108,8 +109,8 @@ def main() -> None:
     lines = [
         f"# The latency table against whole engines: {args.arch}, width {args.width:g}, {SIZE} pixels, batch 1", "",
         f"{args.networks} networks, each group of channels at a random multiple of 8 from a tenth of its width to all "
-        "of it; random weights. ONNX Runtime on a CPU. Predicted: from engines of single layers and four whole "
-        "networks, none of them among the thirty. Measured: p50 and p10 of all samples, networks "
+        "of it; random weights. ONNX Runtime on a CPU. Predicted: from engines of single layers and a dozen "
+        "whole networks, none of them among these. Measured: p50 and p10 of all samples, networks "
         f"interleaved ({args.rounds} rounds of {args.runs} runs).", "",
         f"{facts['cpu']}, {facts['usable_cores']} cores ({', '.join(facts['instruction_sets'])}); "
         f"{', '.join(versions)}; Python {platform.python_version()}.", "",

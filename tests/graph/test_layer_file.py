@@ -26,6 +26,7 @@ def test_sizes_worked_by_hand():
     assert STRIDED.elements == 3 * 9 * 7 + 8 * 5 * 7
     assert DEPTHWISE.output_size == (5, 7)  # 5 + 4 - 2 * 2
     assert DEPTHWISE.macs == 8 * 5 * 7 * 9
+    assert (STRIDED.weights, DEPTHWISE.weights, LINEAR.weights) == (8 * 3 * 15, 8 * 9, 280 * 6)
     assert (LINEAR.macs, LINEAR.elements) == (280 * 6, 280 + 6)
 
 

@@ -88,10 +88,15 @@ def test_one_axis_alone_is_interpolated_linearly():
     assert Surface({(8, 8): 1.0, (8, 4): 0.6}, ([8], [8])).at(6, 6) == pytest.approx(0.8)
 
 
-def test_the_sum_of_layers_is_scaled_to_whole_networks():
-    assert calibrated([1.0, 2.0, 4.0], [2.5, 4.5, 8.5]) == pytest.approx((2.0, 0.5))
-    assert calibrated([1.0, 2.0], [1.0, 2.5]) == pytest.approx((1.8 / 1.64, 0.0))  # a base of -0.5 is none: shares 1, .8
-    assert calibrated([2.0], [3.0]) == pytest.approx((1.5, 0.0))
+def test_costs_are_fitted_to_whole_networks_and_none_is_negative():
+    assert calibrated([[1.0], [2.0], [4.0]], [2.5, 4.5, 8.5]) == pytest.approx([2.0, 0.5])
+    features = [[1.0, 5.0], [2.0, 1.0], [4.0, 3.0], [8.0, 9.0]]
+    assert calibrated(features, [2 * own + 0.1 * weights + 1 for own, weights in features]) == pytest.approx([2, 0.1, 1])
+    # 1.5 x - 0.5 would fit; without a negative constant the shares x / ms = 1, 4/5, 8/11 ask for their sum / squares
+    shares = (1, 2 / 2.5, 4 / 5.5)
+    assert calibrated([[1.0], [2.0], [4.0]], [1.0, 2.5, 5.5]) == pytest.approx(
+        [sum(shares) / sum(share**2 for share in shares), 0.0])
+    assert calibrated([[2.0, 7.0]], [3.0]) == pytest.approx([1.5, 0.0, 0.0])  # one network: only a factor
 
 
 def test_saliency_that_is_left_counts_the_most_salient_first():

@@ -144,7 +144,7 @@ def test_a_grid_holds_both_axes_at_full_width_and_a_coarse_net():
 
 
 def test_a_build_leaves_a_network_within_the_budget_and_how_it_was_found(tmp_path, played):
-    sets = ["model.width=0.25", "prune.round_to=8", "prune.saliency=taylor", "prune.checks=1", "train.epochs=1",
+    sets = ["model.arch=studentnet", "model.width=0.5", "prune.round_to=8", "prune.saliency=taylor", "prune.checks=1", "train.epochs=1",
             "prune.finetune.epochs=1", "measure.rounds=2", "measure.runs_per_round=1", "measure.warmup=1",
             "measure.throughput_batches=[1]", "measure.gradcam_images=0", "quantize.calibration.images=16"]
     with pytest.raises(SystemExit) as left:

@@ -61,6 +61,11 @@ class LayerShape:
         return self.out_channels * prod(self.output_size) * per_output
 
     @property
+    def weights(self) -> int:
+        """Values of its weight, without the bias."""
+        return self.out_channels * (self.in_channels // self.groups) * prod(self.kernel)
+
+    @property
     def elements(self) -> int:
         """Values read and written for one image: what the layer takes and what it gives."""
         return self.in_channels * self.height * self.width + self.out_channels * prod(self.output_size)

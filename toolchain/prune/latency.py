@@ -163,17 +163,20 @@ class Predictor:
         return {group: units - kept[group] for group, units in self.full.items()}
 
 
-def calibrated(sums: Sequence[float], measured: Sequence[float]) -> tuple[float, float]:
-    """(scale, base) with scale * sum + base closest to `measured`, in relative error squared; base >= 0, scale > 0.
+def calibrated(features: Sequence[Sequence[float]], measured: Sequence[float]) -> list[float]:
+    """Costs, one per feature and a constant, whose weighted sum is closest to `measured` (ms); none is negative.
 
-    sums, measured: milliseconds of the layers one by one, and of the whole network, for several networks. What is no
-    layer (additions, pooling) and what layers save beside each other is in these two numbers.
+    features: of several networks, the layers' own ms first. The error that counts is relative, and squared. With no
+    more networks than unknowns only the first feature is scaled.
     """
-    shares, ones = np.asarray(sums) / np.asarray(measured), 1 / np.asarray(measured)
-    scale, base = np.linalg.lstsq(np.stack([shares, ones], axis=1), np.ones(len(shares)), rcond=None)[0]
-    if len(shares) < 2 or base < 0 or scale <= 0:
-        return float(shares.sum() / (shares**2).sum()), 0.0
-    return float(scale), float(base)
+    rows = np.column_stack([np.asarray(features, float), np.ones(len(measured))]) / np.asarray(measured)[:, None]
+    used = list(range(rows.shape[1])) if len(rows) > rows.shape[1] else [0]
+    while True:
+        found = np.linalg.lstsq(rows[:, used], np.ones(len(rows)), rcond=None)[0]
+        if len(used) == 1 or found.min() >= 0:
+            return [float(found[used.index(at)]) if at in used else 0.0 for at in range(rows.shape[1])]
+        others = [at for at in range(len(used)) if used[at] != 0]  # the layers' own time always counts
+        used.pop(min(others, key=lambda at: found[at]))
 
 
 def left_over(scores: Tensor) -> list[float]:
