@@ -58,7 +58,8 @@ def pruned(engines: list[dict[str, Any]], joined: Callable[..., Report]) -> Call
                 engine |= {"speedup_vs_unpruned": {"value": value, "low": low, "high": high}, "unpruned_reference": OLD,
                            "top1_change_vs_unpruned": {"value": -0.56, "low": -1.11, "high": 0.0}}
         if facts.get("unstructured"):
-            engines[0] |= {"bitmap_bytes": 12_215_000, "two_of_four_bytes": 20_000_000}
+            engines[0] |= {"bitmap_bytes": 12_215_000, "two_of_four_bytes": 20_000_000,
+                           "sparse": {"layers": 9, "in_file": 7, "eligible": None, "chosen": None}}
         return joined(engines, pruning=FACTS | facts, unpruned=[old])
 
     return make
@@ -104,7 +105,8 @@ def test_a_sparse_network_says_what_its_zeros_are_worth(pruned: Callable[..., Re
     sparse = pruned(method="magnitude", unstructured=True, after=after, checks=[])
     assert "70.0 % of the weights are zero" in pruned_words.summary(sparse)
     assert "no engine is expected to be faster" in render_markdown(sparse)
-    assert pruned_words.packed_rows(sparse) == [(FP32, "37.0 MB", "12.2 MB (0.33×)", "20.0 MB (0.54×)")]
+    assert pruned_words.packed_rows(sparse) == [
+        (FP32, "37.0 MB", "12.2 MB (0.33×)", "20.0 MB (0.54×)", "7 of 9 layers are 2:4; TensorRT does not tell")]
     assert "12.2 MB (0.33×)" in render_html(sparse) and "12.2 MB (0.33×)" in render_markdown(sparse)
     assert "Sparse tensor cores" in pruned_words.intro(Pruning.model_validate(FACTS | {"method": "sparse24", "unstructured": True}))
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from toolchain.report.pruned import PrunedLayer, Pruning
-from toolchain.report.schema import EngineResult, Report, Speedup
+from toolchain.report.schema import EngineResult, Report, Sparse, Speedup
 from toolchain.report.words import (
     NOTHING,
     milliseconds,
@@ -23,7 +23,7 @@ from toolchain.report.words import (
 
 CHANGE_TITLES = ("", "Unpruned", "Pruned", "Change")
 ENGINE_TITLES = ("Engine", "Speed-up", "Top-1 change, points", "Weights", "Engine file", "Deflated")
-PACKED_TITLES = ("Engine", "Weights", "Bitmap", "2:4 packed")
+PACKED_TITLES = ("Engine", "Weights", "Bitmap", "2:4 packed", "Sparse tactics")
 LAYER_TITLES = ("Layer", "Width", "Weights", "Not zero %", "MACs")
 CHECK_TITLES = ("Check", "Predicted ms", "Measured ms", "Off by", "")
 MAP_TITLES = ("Grad-CAM maps", "Pruned", "Random network", "Unpruned", "Verdict")
@@ -132,10 +132,18 @@ def layer_rows(found: Pruning) -> list[LayerRow]:
     return [_layer_row(layer) for layer in found.layers]
 
 
-def packed_rows(report: Report) -> list[tuple[str, str, str, str]]:
-    """(engine, weight bytes, bitmap, 2:4) of a network with single zeros; none of any other."""
+def packed_rows(report: Report) -> list[tuple[str, str, str, str, str]]:
+    """(engine, weight bytes, bitmap, 2:4, what TensorRT does) of a network with single zeros; none of any other."""
     return [(e.name, size(e.weight_bytes), _share(e.bitmap_bytes, e.weight_bytes),
-             _share(e.two_of_four_bytes, e.weight_bytes)) for e in report.engines if e.bitmap_bytes is not None]
+             _share(e.two_of_four_bytes, e.weight_bytes), _tactics(e.sparse)) for e in report.engines
+            if e.bitmap_bytes is not None]
+
+
+def _tactics(sparse: Sparse | None) -> str:
+    if sparse is None:
+        return "–"
+    chosen = "TensorRT does not tell" if sparse.chosen is None else f"{sparse.chosen} run sparse"
+    return f"{sparse.in_file} of {sparse.layers} layers are 2:4; {chosen}"
 
 
 def check_rows(found: Pruning) -> list[tuple[str, str, str, str, str]]:

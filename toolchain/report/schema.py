@@ -123,6 +123,15 @@ class Gap(Part):
     argmax_agreement: float | None = None
 
 
+class Sparse(Part):
+    """Layers with weights of a TensorRT engine; null where the builder does not tell."""
+
+    layers: int = Field(ge=0)
+    in_file: int = Field(ge=0, description="2:4 sparse in the ONNX file")
+    eligible: int | None = Field(None, ge=0, description="for sparse tactics")
+    chosen: int | None = Field(None, ge=0, description="run by sparse tactics")
+
+
 class EngineResult(Part):
     """One engine: what it is, and what was measured on it here."""
 
@@ -139,6 +148,7 @@ class EngineResult(Part):
         None, description="weight_bytes with zeros packed: a bit for each weight, and those that are not zero")
     two_of_four_bytes: Bytes | None = Field(
         None, description="the same of a 2:4 network: half of the weights, and two bits for the place of each")
+    sparse: Sparse | None = Field(None, description="of a TensorRT engine with 2:4 sparse layers")
     unpruned: bool = Field(False, description="the network before pruning: a reference that no limit judges")
     measured: bool
     reason: str | None = Field(None, description="why it was not measured")

@@ -56,7 +56,7 @@ def _engine(
     """One engine's record for the report, and its engine.json. model: folder of its ONNX file, for the gap."""
     facts = _read(stage.folder / "engine.json")
     keep = {key: facts.get(key) for key in ("precision", "runtime", "target", "sha256", "engine_bytes", "weight_bytes",
-                                            "compute", "runtime_version", "device", "profile")}
+                                            "compute", "runtime_version", "device", "profile", "sparse")}
     gap = _read(model / "info.json").get("gap") if model else None
     return {"name": name, "gap": gap, **keep, **figures[name]}, facts
 
