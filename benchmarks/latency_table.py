@@ -55,7 +55,7 @@ def examine(precision: str, args: argparse.Namespace) -> list[str]:
         seconds = time.monotonic() - start
         tied, full = ties(model, SIZE)
         predict = predictor(table, tied, full)
-        rng = np.random.default_rng(1)  # not those that calibrate
+        rng = np.random.default_rng(7)  # not those that calibrate, nor those the model was chosen on
         least = {group: least_units(units, cfg.cap, cfg.round_to) for group, units in full.items()}
         drawn = [random_widths(rng, full, least, cfg.round_to) for _ in range(args.networks)]
         samples = whole_networks(model, SIZE, [full, *drawn], how, Path(folder), export)
