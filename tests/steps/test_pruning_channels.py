@@ -11,7 +11,8 @@ from train_data import small_net, squares
 from toolchain.recipe.schema import Channels, FineTune
 from toolchain.steps import rounds
 from toolchain.steps.fitting import from_labels
-from toolchain.steps.pruning_channels import _penalised, pruned_by_channels, saliency_batches
+from toolchain.steps.pruning_channels import _penalised, pruned_by_channels
+from toolchain.steps.saliency_images import saliency_batches
 from toolchain.train import label_loss
 
 JOB = SimpleNamespace(recipe=SimpleNamespace(seed=3, data=SimpleNamespace(image_size=8)), dataset=squares)

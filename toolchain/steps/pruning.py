@@ -61,7 +61,7 @@ def _before(job: Job, cfg: Prune, student: Stage) -> dict[str, Stage]:
 
 
 def _rooms(cfg: Prune, scan: bool) -> list[str]:
-    files = ["steps/pruning.py", "steps/rounds.py", f"steps/{STEPS[cfg.method][0]}.py"]
+    files = ["steps/pruning.py", "steps/rounds.py", "steps/saliency_images.py", f"steps/{STEPS[cfg.method][0]}.py"]
     return ["prune", "distill", *files, *TRAINING_ROOMS, *(["sensitivity/file.py"] if scan else []),
             *(MEASURING_ROOMS if isinstance(cfg, LowRank) else [])]
 

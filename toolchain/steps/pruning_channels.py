@@ -14,6 +14,7 @@ from toolchain.recipe.prune import Channels, GroupLasso
 from toolchain.steps.fitting import Lesson, keep_history, val_top1
 from toolchain.steps.job import Job
 from toolchain.steps.rounds import Epochs, in_rounds
+from toolchain.steps.saliency_images import saliency_batches
 from toolchain.workdir import Stage, rank
 
 if TYPE_CHECKING:
@@ -23,11 +24,9 @@ if TYPE_CHECKING:
 
     from toolchain.data.loader import Batch
     from toolchain.prune.channels import Whole
-    from toolchain.prune.saliency import Batches
     from toolchain.train import Loss, Progress, Step
 
 SERIES = ("val_top1", "parameters", "macs")  # of each round, kept in the history
-GRADED_IMAGES, GRADED_BATCH = 512, 64  # of train, by whose loss saliency taylor judges
 
 
 def pruned_by_channels(job: Job, cfg: Channels, student: Stage, taught: Lesson, folder: Path) -> str:
@@ -41,20 +40,6 @@ def pruned_by_channels(job: Job, cfg: Channels, student: Stage, taught: Lesson, 
     last = json.loads((folder / "architecture.json").read_text(encoding="utf-8"))["pruned"]["rounds"][-1]
     return (f"{last['round']} round{'s' * (last['round'] > 1)}, {last['parameters']} parameters, {last['macs']} "
             f"multiply-accumulates, val top-1 {last['val_top1']:.2f} %")
-
-
-def saliency_batches(job: Job, saliency: str) -> Batches:
-    """Images of train, the same for every run of one seed and without augmentation, where `saliency` needs them."""
-    if saliency != "taylor":
-        return ()
-    import numpy as np
-    import torch
-
-    data = job.dataset()
-    chosen = np.sort(np.random.default_rng(job.recipe.seed).permutation(len(data.train))[:GRADED_IMAGES])
-    return [(torch.from_numpy(data.preprocess.normalize(data.train.images(some))),
-             torch.from_numpy(np.asarray(data.train.labels)[some]))
-            for some in np.array_split(chosen, -(-len(chosen) // GRADED_BATCH))]
 
 
 def _all_rounds(job: Job, cfg: Channels, student: Stage, taught: Lesson, folder: Path) -> None:

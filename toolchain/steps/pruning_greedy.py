@@ -9,7 +9,7 @@ from toolchain import console
 from toolchain.recipe.prune import Greedy
 from toolchain.steps.fitting import Lesson, fitted, val_top1
 from toolchain.steps.job import Job
-from toolchain.steps.pruning_channels import saliency_batches
+from toolchain.steps.saliency_images import saliency_batches
 from toolchain.workdir import Stage, rank
 
 
