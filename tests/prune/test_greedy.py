@@ -7,7 +7,7 @@ from torch import nn
 
 from toolchain.errors import RecipeError, TrainError
 from toolchain.prune import replay
-from toolchain.prune.greedy import allocate, prune_greedy, sensitivity_order
+from toolchain.prune.greedy import allocate, check_greedy, most_removable, prune_greedy, sensitivity_order
 from toolchain.prune.groups import remove, trace
 from toolchain.prune.sizes import Sizes, sizes_of
 from toolchain.recipe.prune import Greedy
@@ -86,7 +86,7 @@ def test_vgg11_at_the_cap_of_every_convolution_keeps_27_million_parameters() -> 
 
 def test_only_so_many_layers_may_be_touched() -> None:
     assert allocate(TINY, ["b", "a"], 0.4, cap=0.8, layers=1) == {"b": 3}
-    with pytest.raises(TrainError, match="on 1 of 2 groups .* or more layers"):
+    with pytest.raises(TrainError, match="on 1 of 2 groups .* use a smaller params, a larger cap or more layers$"):
         allocate(TINY, ["b", "a"], 0.6, cap=0.8, layers=1)  # 24 of 42 at most
 
 
@@ -95,6 +95,22 @@ def test_the_least_sensitive_come_first_and_equal_ones_in_order_of_definition() 
     assert sensitivity_order(["c", "a", "b"], curves) == ["b", "c", "a"]
     with pytest.raises(RecipeError, match="and d is a group of only one"):
         sensitivity_order(["a", "b", "d"], {name: curves[name] for name in "ab"})
+
+
+def test_the_most_that_can_go_is_known_without_a_scan() -> None:
+    # 3 units of a take off 3 * 8, 4 of b 4 * 6, both 42 - (1 * 3 + 1 * 1 + 2 * 1) = 36: 12 lie between the two
+    assert [most_removable(TINY, 0.8, layers) for layers in (None, 1, 2)] == [36, 24, 36]
+    # with a third group, whose one unit takes off 5, a and b still count 48, so all three bound any two: 36 + 5
+    third = Sizes({**TINY.units, "c": 2}, [*TINY.shapes, (2, 5)], {**TINY.losses, "c": {3: (1, 0)}})
+    assert [most_removable(third, 0.8, layers) for layers in (None, 2)] == [41, 41]
+
+
+def test_a_target_out_of_reach_is_refused_without_a_scan_and_the_network_stays() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(4, 2))  # 26 parameters, 6 a channel: at most 18
+    check_greedy(model.train(), Greedy(method="greedy", params=18 / 26), 1)
+    assert model.training and model[0].weight.shape == (4, 3, 1, 1)
+    with pytest.raises(TrainError, match="found 0.7, but prune.cap 0.9 on 1 of 1 groups .* at most 0.6923 .* use a smaller params or a larger cap$"):
+        check_greedy(model, Greedy(method="greedy", params=0.7, layers=3), 1)
 
 
 @pytest.mark.parametrize("removed", [{"depthwise": 3}, {"left": 2, "right": 1}, {"depthwise": 5, "left": 4, "right": 3, "mix": 2, "hidden": 7}])

@@ -72,6 +72,33 @@ def test_a_finished_scan_is_given_to_a_prune_section_and_one_of_another_kind_is_
         stages("nowhere.json")
 
 
+def test_a_scan_file_is_checked_on_an_untrained_network(out: Path, tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from toolchain.models import create_model
+    from toolchain.recipe.load import load_recipe
+    from toolchain.recipe.prune import Scan
+    from toolchain.steps.scanning import check_scan_file
+
+    def check(file: str | None, kind: str, width: str = "0.25") -> None:
+        recipe = load_recipe(RECIPE, [*SMALL, f"model.width={width}"])
+        check_scan_file(SimpleNamespace(recipe=recipe, base=tmp_path), Scan(file=file), kind, create_model(recipe.model, 10))
+
+    check(None, "weights")
+    for kind in ("weights", "channels"):
+        file = str(out / "sensitivity" / f"sensitivity_{kind}.json")
+        check(file, kind)
+        with pytest.raises(RecipeError, match=rf"sensitivity_{kind}.json: \w+ \S+: parameters: found [\d,]+, but this network has"):
+            check(file, kind, width="0.5")
+    with pytest.raises(RecipeError, match="kind: found a scan of channels, expected one of weights"):
+        check(file, "weights")
+    with pytest.raises(RecipeError, match="prune.scan.file: 'nowhere.json' exists neither in"):
+        check("nowhere.json", "weights")
+    (tmp_path / "damaged.json").write_text("{")
+    with pytest.raises(RecipeError, match="damaged.json: cannot be read as a sensitivity scan"):
+        check("damaged.json", "weights")
+
+
 def test_an_onnx_file_is_quantized_layer_by_layer_without_torch(tmp_path: Path) -> None:
     own_onnx(tmp_path / "own.onnx")
     (tmp_path / "own.yaml").write_text("name: own\ndata: {source: digits}\nmodel: {onnx: own.onnx}\nquantize: {method: ptq, calibration: {images: 8}}\n")

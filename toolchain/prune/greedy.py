@@ -41,6 +41,29 @@ def prune_greedy(
     return smaller, {"method": cfg.method, "image_size": image_size, "steps": steps}
 
 
+def check_greedy(model: nn.Module, cfg: Greedy, image_size: int) -> None:
+    """Refuse a `cfg.params` that no order of the layers can reach, before anything is trained or scanned.
+
+    model: trained or not; it is left as it is. image_size: pixels. Raises TrainError with the largest share.
+    """
+    sizes = sizes_of(model, image_size)
+    most, whole, groups = most_removable(sizes, cfg.cap, cfg.layers), sizes.parameters({}), len(sizes.units)
+    if most < cfg.params * whole:
+        raise _unreachable(cfg.params, most / whole, cfg.cap, min(cfg.layers or groups, groups), groups)
+
+
+def most_removable(sizes: Sizes, cap: float, layers: int | None = None) -> int:
+    """How many parameters go when each group loses `cap` of its units, or each of the best `layers` groups.
+
+    Exact for all groups and for one. In between an upper bound: what groups take off alone is added up, as if no weight
+    lay between two of them.
+    """
+    most, whole = _most(sizes, list(sizes.units), cap), sizes.parameters({})
+    everything = whole - sizes.parameters(most)
+    alone = sorted((whole - sizes.parameters({name: count}) for name, count in most.items()), reverse=True)
+    return everything if layers is None else min(everything, sum(alone[:layers]))
+
+
 def sensitivity_order(groups: Sequence[str], curves: Curves) -> list[str]:
     """`groups` by rising mean drop over their points; of equal ones the first in order of definition.
 
@@ -59,17 +82,14 @@ def allocate(sizes: Sizes, order: Sequence[str], share: float, cap: float, layer
     ceil((1 - cap) * units). Raises TrainError with the largest share that can be reached.
     """
     chosen = order[:layers]
-    most = {name: min(math.floor(round(cap * sizes.units[name], 9)), sizes.units[name] - 1) for name in chosen}
+    most = _most(sizes, chosen, cap)
     whole = sizes.parameters({})
 
     def reached(removed: Mapping[str, int]) -> bool:
         return whole - sizes.parameters(removed) >= share * whole
 
     if not reached(most):
-        largest = 1 - sizes.parameters(most) / whole
-        raise TrainError(f"prune.params: found {share:g}, but prune.cap {cap:g} on {len(chosen)} of {len(order)} "
-                         f"groups of channels removes at most {math.floor(largest * 1e4) / 1e4:g} of the parameters; "
-                         "use a smaller params, a larger cap" + " or more layers" * (len(chosen) < len(order)))
+        raise _unreachable(share, 1 - sizes.parameters(most) / whole, cap, len(chosen), len(order))
     removed, left = dict.fromkeys(chosen, 0), share * whole
     for name in chosen:  # each by its cost in the whole network, as if the others were not thinner
         cost = whole - sizes.parameters({name: 1}) if most[name] else 0
@@ -85,3 +105,15 @@ def allocate(sizes: Sizes, order: Sequence[str], share: float, cap: float, layer
                 if reached(removed):
                     break
     return removed
+
+
+def _most(sizes: Sizes, groups: Sequence[str], cap: float) -> dict[str, int]:
+    """Group -> units that it may lose: `cap` of them, and never the last one."""
+    return {name: min(math.floor(round(cap * sizes.units[name], 9)), sizes.units[name] - 1) for name in groups}
+
+
+def _unreachable(share: float, largest: float, cap: float, layers: int, groups: int) -> TrainError:
+    remedies = "params, a larger cap or more layers" if layers < groups else "params or a larger cap"
+    return TrainError(f"prune.params: found {share:g}, but prune.cap {cap:g} on {layers} of {groups} groups of "
+                      f"channels removes at most {math.floor(largest * 1e4) / 1e4:g} of the parameters; use a smaller "
+                      f"{remedies}")

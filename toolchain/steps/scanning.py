@@ -19,6 +19,8 @@ from toolchain.steps.job import ONNX_PACKAGES, Job, open_job
 from toolchain.workdir import Stage, WorkDir
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from toolchain.sensitivity.scan import Network, Setting
 
 RESULT = "sensitivity.json"
@@ -41,6 +43,20 @@ def scanned(job: Job, student: Stage, kind: Kind, scan: Scan, jobs: int | None =
 
     return _scan(job, kind, scan, scan.ratios, opened, [student], jobs,
                  rooms=["sensitivity/networks.py", "prune", "models"], packages=["torch", "torch-pruning"])
+
+
+def check_scan_file(job: Job, cfg: Scan, kind: Kind, network: nn.Module) -> None:
+    """Refuse a `scan.file` that is missing, damaged, of another kind or of another network; without a file do nothing.
+
+    network: the student that will be pruned, trained or not; it is left as it is. Nothing is trained or written.
+    Raises RecipeError naming the file; TrainError when the network's channels cannot be followed.
+    """
+    if cfg.file is None:
+        return
+    from toolchain.sensitivity.same_network import check_same_network
+
+    path = locate(cfg.file, job.base, "prune.scan.file")
+    check_same_network(path, read_sensitivity(path, kind), network, job.recipe.data.image_size)
 
 
 def scanned_quantized(job: Job, onnx: Stage, ranges: Stage, scan: Scan, jobs: int | None = None) -> Stage:
