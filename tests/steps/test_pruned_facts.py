@@ -13,7 +13,15 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from toolchain.measure.storage import StoredWeight
-from toolchain.steps.pruned_facts import _val_top1, checks_of, histogram, network_facts, rounds_of, stored_weights
+from toolchain.steps.pruned_facts import (
+    _val_top1,
+    choice_of,
+    epochs_of,
+    histogram,
+    network_facts,
+    rounds_of,
+    stored_weights,
+)
 
 
 def network(width: int) -> nn.Sequential:
@@ -62,10 +70,40 @@ def test_rounds_say_what_is_removed_as_their_method_counts_it() -> None:
     assert rounds_of({}, 100) == []
 
 
-def test_latency_checks_keep_what_was_predicted_and_measured() -> None:
-    check = {"widths": {"a": 3}, "predicted_ms": 1.5, "measured_ms": 1.6, "accepted": True}
-    assert checks_of({"latency": {"checks": [check]}}) == [{"predicted_ms": 1.5, "measured_ms": 1.6, "accepted": True}]
-    assert checks_of({}) == []
+RATIO = {"value": 1.25, "low": 1.2, "high": 1.3}
+
+
+def test_latency_checks_keep_what_was_predicted_and_measured_and_which_engine_decided() -> None:
+    check = {"widths": {"a": 3}, "predicted_ms": 1.5, "measured_ms": 1.6, "unpruned_ms": 2.0, "faster": RATIO, "accepted": True}
+    latency = {"engine": "fp32.tensorrt.cuda", "budget": 0.8, "batch": 4, "unpruned_ms": 2.0, "pruned_ms": 1.6, "speedup": RATIO}
+    found = choice_of({"method": "latency", "latency": {**latency, "checks": [check]}})
+    assert found["checks"] == [{"predicted_ms": 1.5, "measured_ms": 1.6, "unpruned_ms": 2.0, "accepted": True}]
+    assert (found["decided"], found["factorizing"], found["skipped"]) == (latency, [], [])
+
+
+def test_low_rank_tells_each_layer_that_was_timed_and_without_an_engine_none() -> None:
+    history = {"method": "low_rank", "layers": {"a": {"scheme": "svd", "ranks": [4], "shape": [8, 9], "ratio": RATIO}},
+               "rejected": {"b": {"ranks": [2, 3], "ratio": RATIO}},
+               "latency": {"engine": "e", "batch": 1, "threads": 1, "before_p50_ms": 2.0, "after_p50_ms": 1.6, "speedup": RATIO}}
+    found = choice_of(history)
+    assert found["factorizing"] == [{"name": "a", "ranks": [4], "speedup": RATIO, "accepted": True},
+                                    {"name": "b", "ranks": [2, 3], "speedup": RATIO, "accepted": False}]
+    assert found["decided"] == {"engine": "e", "batch": 1, "budget": None, "speedup": RATIO, "unpruned_ms": 2.0, "pruned_ms": 1.6}
+    alone = choice_of({"method": "low_rank", "layers": {"a": {"scheme": "svd", "ranks": [4], "shape": [8, 9]}}, "rejected": {}, "latency": None})
+    assert alone["factorizing"] == [{"name": "a", "ranks": [4], "speedup": None, "accepted": True}] and alone["decided"] is None
+
+
+def test_layers_that_2_4_skipped_are_named_and_no_other_methods() -> None:
+    assert choice_of({"method": "sparse24", "sparse_layers": ["b"], "skipped": {"a": [10, 3]}})["skipped"] == ["a"]
+    assert choice_of({"method": "channels", "layers": {"a": 1}, "skipped": {"a": 1}}) == {
+        "decided": None, "checks": [], "factorizing": [], "skipped": []}
+
+
+def test_the_epochs_of_group_lasso_count_beside_those_of_the_rounds(tmp_path: Path) -> None:
+    history = {"rounds": [{"epochs": 2}, {"epochs": 1}]}
+    assert epochs_of(tmp_path, history) == 3
+    (tmp_path / "history.json").write_text('[{"round": 0}, {"round": 0}, {"round": 1}, {"round": 1}, {"round": 2}]')
+    assert epochs_of(tmp_path, history) == 5
 
 
 def test_the_unpruned_top1_of_mutual_learning_is_the_best_peers(tmp_path: Path) -> None:

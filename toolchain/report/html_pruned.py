@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from toolchain.report import pruned_choice as choice
 from toolchain.report import pruned_plot as plot
 from toolchain.report import pruned_words as told
 from toolchain.report import taught, words
@@ -27,7 +28,10 @@ def pruned_section(report: Report, sheet: bytes | None) -> dict[str, Any] | None
         "curve": Markup(plot.removed_curve(told.removed_points(found), told.removed_title(found))),
         "engine_titles": told.ENGINE_TITLES, "engines": [(engines[r.name], r) for r in told.engine_rows(report)],
         "packed_titles": told.PACKED_TITLES, "packed": told.packed_rows(report), "packed_told": told.PACKED,
-        "check_titles": told.CHECK_TITLES, "checks": told.check_rows(found),
+        "check_titles": choice.CHECK_TITLES, "checks": choice.check_rows(found),
+        "check_told": choice.check_intro(found),
+        "factor_heading": choice.FACTOR_HEADING, "factor_titles": choice.FACTOR_TITLES,
+        "factors": choice.factor_rows(found), "factor_told": choice.factor_intro(found),
         "predicted": Markup(plot.predicted_plot(found.checks)),
         "layer_titles": told.LAYER_TITLES, "layers": told.layer_rows(found),
         "histograms": [(layer.name, _zeros(layer), Markup(plot.histogram(layer.histogram, layer.name)))

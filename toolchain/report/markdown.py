@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from toolchain.report import pruned_words, taught, training, words
+from toolchain.report import pruned_choice, pruned_words, taught, training, words
 from toolchain.report.fidelity import Fidelity
 from toolchain.report.limits import amount, asks, broken, matrix
+from toolchain.report.pruned import Pruning
 from toolchain.report.schema import EngineResult, LimitResult, Report
 
 MARKS = {True: "✅", False: "❌"}
@@ -111,10 +112,19 @@ def _pruned(report: Report) -> str:
         f"### Zeros packed\n{pruned_words.PACKED}\n\n" + table(pruned_words.PACKED_TITLES, packed) if packed else "",
         "### Accuracy over what was removed\n" + table(
             (pruned_words.removed_title(found).capitalize(), "Val top-1 %", ""), points) if len(points) > 1 else "",
-        "### Latency: predicted and measured\n" + table(
-            pruned_words.CHECK_TITLES, map(list, pruned_words.check_rows(found))) if found.checks else "",
+        *_decided(found),
         "### Layers\n" + table(pruned_words.LAYER_TITLES, layers), _looks(report)]
     return "## What pruning changed\n" + "\n\n".join(part for part in parts if part)
+
+
+def _decided(found: Pruning) -> list[str]:
+    """What an engine was asked on the way: whole networks for a budget, single layers for their factors."""
+    factors = [[code(r.name), r.ranks, r.speedup, r.verdict] for r in pruned_choice.factor_rows(found)]
+    return [
+        f"### Latency: predicted and measured\n{escape(pruned_choice.check_intro(found))}\n\n" + table(
+            pruned_choice.CHECK_TITLES, pruned_choice.check_rows(found)) if found.checks else "",
+        f"### {pruned_choice.FACTOR_HEADING}\n{escape(pruned_choice.factor_intro(found))}\n\n" + table(
+            pruned_choice.FACTOR_TITLES, factors) if factors else ""]
 
 
 def _looks(report: Report) -> str:

@@ -16,3 +16,11 @@ class Part(BaseModel):
     """Frozen; keys of later versions are kept; NaN and infinity are no measurements."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+
+class Speedup(Part):
+    """The reference's latency divided by this engine's, with a bootstrap 95 % interval."""
+
+    value: Positive
+    low: Positive | None = None
+    high: Positive | None = None

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from toolchain.report.fidelity import GradCam
-from toolchain.report.part import NotNegative, Part, Percent, Positive
+from toolchain.report.part import NotNegative, Part, Percent, Positive, Speedup
 
 BINS = 64
 
@@ -77,7 +77,28 @@ class LatencyCheck(Part):
 
     predicted_ms: Positive
     measured_ms: Positive
+    unpruned_ms: Positive | None = Field(None, description="p50 of the unpruned network, timed in the same rounds")
     accepted: bool | None = None
+
+
+class Decided(Part):
+    """The engine whose latency decided what goes, and what it took before the training that followed."""
+
+    engine: str
+    batch: int = Field(ge=1)
+    budget: Share | None = Field(None, description="share of the unpruned latency; null: there was none")
+    unpruned_ms: Positive | None = None
+    pruned_ms: Positive | None = None
+    speedup: Speedup | None = None
+
+
+class Factorizing(Part):
+    """A layer that was to become a chain of smaller ones, and did where `accepted`."""
+
+    name: str
+    ranks: list[Count] = Field(min_length=1)
+    speedup: Speedup | None = Field(None, description="of the chain over the layer, alone; null: no engine was asked")
+    accepted: bool
 
 
 class Pruning(Part):
@@ -89,7 +110,12 @@ class Pruning(Part):
     after: Network
     layers: list[PrunedLayer]
     rounds: list[Round] = []
+    epochs: Count | None = Field(None, description="of training before the rounds and in them; null: unknown")
+    rewound: bool = Field(False, description="each round trained from reset weights")
     checks: list[LatencyCheck] = []
+    decided: Decided | None = Field(None, description="null: no engine was asked")
+    factorizing: list[Factorizing] = []
+    skipped: list[str] = Field([], description="layers whose shape forbids 2:4")
     gradcam: GradCam | None = Field(None, description="`student` is the pruned network, `teacher` the unpruned one")
     gradcam_images: Count = 0
     gradcam_reason: str | None = Field(None, description="why `gradcam` is null")

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from toolchain.report.part import Speedup
 from toolchain.report.pruned import PrunedLayer, Pruning
-from toolchain.report.schema import EngineResult, Report, Sparse, Speedup
+from toolchain.report.pruned_choice import left_alone, training
+from toolchain.report.schema import EngineResult, Report, Sparse
 from toolchain.report.words import (
     NOTHING,
     milliseconds,
@@ -25,7 +27,6 @@ CHANGE_TITLES = ("", "Unpruned", "Pruned", "Change")
 ENGINE_TITLES = ("Engine", "Speed-up", "Top-1 change, points", "Weights", "Engine file", "Deflated")
 PACKED_TITLES = ("Engine", "Weights", "Bitmap", "2:4 packed", "Sparse tactics")
 LAYER_TITLES = ("Layer", "Width", "Weights", "Not zero %", "MACs")
-CHECK_TITLES = ("Check", "Predicted ms", "Measured ms", "Off by", "")
 MAP_TITLES = ("Grad-CAM maps", "Pruned", "Random network", "Unpruned", "Verdict")
 UNSTRUCTURED = ("The zeros are computed with like any other weight, so no engine is expected to be faster for them; "
                 "they pay off where a file is compressed.")
@@ -88,11 +89,13 @@ def count(value: float | None) -> str:
 
 
 def intro(found: Pruning) -> str:
-    """What was done, in one sentence."""
+    """What was done, after how much training it was judged, and what a pattern left alone."""
     rounds = f" in {len(found.rounds)} rounds" if len(found.rounds) > 1 else ""
     zeros = TWO_OF_FOUR if found.method == "sparse24" else UNSTRUCTURED if found.unstructured else ""
-    return (f"Method {found.method}{rounds}: the network as it was trained, beside what pruning and the training after "
-            f"it made of it. {zeros}").rstrip()
+    judged = f"Its accuracy was measured {training(found)}." if training(found) else ""
+    what = (f"Method {found.method}{rounds}: the network as it was trained, beside what pruning and the training after "
+            "it made of it.")
+    return " ".join(part for part in (what, judged, zeros, left_alone(found)) if part)
 
 
 def reference(engine: EngineResult, report: Report) -> EngineResult | None:
@@ -146,14 +149,6 @@ def _tactics(sparse: Sparse | None) -> str:
     return f"{sparse.in_file} of {sparse.layers} layers are 2:4; {chosen}"
 
 
-def check_rows(found: Pruning) -> list[tuple[str, str, str, str, str]]:
-    """Latency checks: number, predicted, measured, how far off, and what became of it."""
-    return [(str(i), milliseconds(c.predicted_ms), milliseconds(c.measured_ms),
-             f"{signed(100 * (c.predicted_ms / c.measured_ms - 1))} %",
-             "" if c.accepted is None else "accepted" if c.accepted else "taken back")
-            for i, c in enumerate(found.checks, start=1)]
-
-
 def gradcam_intro(found: Pruning) -> str:
     """Between what the maps are compared, or why they are not."""
     maps = found.gradcam
@@ -188,7 +183,9 @@ def summary(report: Report) -> str:
         what = (f"{_fewer(before.parameters, after.parameters)} parameters ({count(before.parameters)} to "
                 f"{count(after.parameters)}), {_fewer(before.macs, after.macs)} MACs")
     told = [_told(e) for e in _shown(report)]
-    return f"Pruned ({found.method}): {what}." + (f" Against the unpruned FP32 engine: {'; '.join(told)}." * bool(told))
+    judged = f", {training(found)}" if training(found) else ""
+    against = f" Against the unpruned FP32 engine{judged}: {'; '.join(told)}." if told else ""
+    return f"Pruned ({found.method}): {what}.{against}"
 
 
 def _shown(report: Report) -> list[EngineResult]:

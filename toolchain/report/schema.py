@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from toolchain.errors import ToolchainError
 from toolchain.report.fidelity import Fidelity, Taught
-from toolchain.report.part import Bytes, Part, Percent, Positive
+from toolchain.report.part import Bytes, Part, Percent, Positive, Speedup
 from toolchain.report.pruned import Pruning
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -83,14 +83,6 @@ class Latency(Part):
     mean: Positive
     std: float = Field(ge=0)
     n: int = Field(ge=1, description="timed runs")
-
-
-class Speedup(Part):
-    """The reference's latency divided by this engine's, with a bootstrap 95 % interval."""
-
-    value: Positive
-    low: Positive | None = None
-    high: Positive | None = None
 
 
 class Change(Part):

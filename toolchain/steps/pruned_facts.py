@@ -49,7 +49,8 @@ def pruned_facts(job: Job, before: Stage, after: Stage) -> Stage:
             None, "measure.gradcam_images is 0")
         write_text(folder / "pruned_facts.json", json.dumps({
             "method": cfg.method, "unstructured": isinstance(cfg, UNSTRUCTURED), **facts, "rounds": rounds,
-            "checks": checks_of(history), "gradcam": maps, "gradcam_reason": reason,
+            **choice_of(history), "epochs": epochs_of(after.folder, history),
+            "rewound": isinstance(cfg, Lottery) and cfg.rewind == "weights", "gradcam": maps, "gradcam_reason": reason,
             "gradcam_images": min(images, len(data.test)) if maps else 0}, indent=1) + "\n")
         return f"{facts['before']['parameters']:,} -> {facts['after']['parameters']:,} parameters"
 
@@ -103,11 +104,29 @@ def rounds_of(history: Mapping[str, Any], parameters: int) -> list[dict[str, Any
              "parameters": found.get("parameters"), "macs": found.get("macs")} for found in history.get("rounds", [])]
 
 
-def checks_of(history: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Latency-driven pruning's predictions beside what the rebuilt engines took, in milliseconds."""
-    checks = (history.get("latency") or {}).get("checks", [])
-    return [{"predicted_ms": found["predicted_ms"], "measured_ms": found["measured_ms"],
-             "accepted": found.get("accepted")} for found in checks]
+def epochs_of(folder: Path, history: Mapping[str, Any]) -> int:
+    """Epochs of training in all rounds, and of that before them (group lasso), which history.json calls round 0."""
+    path = folder / "history.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return sum(found["epochs"] for found in history.get("rounds", [])) + sum(e.get("round") == 0 for e in before)
+
+
+def choice_of(history: Mapping[str, Any]) -> dict[str, Any]:
+    """{"decided", "checks", "factorizing", "skipped"}: what decided and about what, as report/pruned.py describes it.
+
+    Latencies are in milliseconds: of whole networks on the way to a budget, of single layers for low rank.
+    """
+    latency = history.get("latency") or {}
+    decided = {key: latency.get(key) for key in ("engine", "batch", "budget", "speedup")} | {
+        "unpruned_ms": latency.get("unpruned_ms", latency.get("before_p50_ms")),
+        "pruned_ms": latency.get("pruned_ms", latency.get("after_p50_ms"))}
+    checks = [{key: found.get(key) for key in ("predicted_ms", "measured_ms", "unpruned_ms", "accepted")}
+              for found in latency.get("checks", [])]
+    low_rank = history.get("method") == "low_rank"
+    factorizing = [{"name": name, "ranks": found["ranks"], "speedup": found.get("ratio"), "accepted": key == "layers"}
+                   for key in ("layers", "rejected") if low_rank for name, found in history.get(key, {}).items()]
+    skipped = list(history.get("skipped", {})) if history.get("method") == "sparse24" else []
+    return {"decided": decided if latency else None, "checks": checks, "factorizing": factorizing, "skipped": skipped}
 
 
 def _zeros(weight: Tensor) -> int:
