@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from toolchain.errors import TrainError
 from toolchain.prune.amounts import Curves
 from toolchain.prune.channels import prune_channels
 from toolchain.prune.groups import replay_channels
@@ -57,4 +58,8 @@ def prune(
 
 def replay(model: nn.Module, history: dict[str, Any]) -> nn.Module:
     """Give a freshly constructed `model` the shapes of the pruned network with this history. Raises TrainError."""
-    return REPLAYS[history["method"]](model, history)
+    try:
+        return REPLAYS[history["method"]](model, history)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise TrainError(f"prune history: it is damaged ({type(error).__name__}: {error}); restore it, or build this "
+                         "network again") from error

@@ -77,7 +77,11 @@ def _chosen(job: Job, cfg: Latency, student: Stage, table: Stage, how: Clock, fo
     done = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else []
     with TemporaryDirectory() as scratch:
         measure = network_timer(model, size, scores, how, Path(scratch), export_of(job))
-        checks = search(limits, predict, cfg, measure, done, lambda found: write_text(kept, json.dumps(found)))
+        try:
+            checks = search(limits, predict, cfg, measure, done, lambda found: write_text(kept, json.dumps(found)))
+        except TrainError:  # on a quieter machine the same command may find more
+            kept.unlink(missing_ok=True)
+            raise
     kept.unlink(missing_ok=True)
     last = next(check for check in reversed(checks) if check["accepted"])
     shown = ("widths", "predicted_ms", "measured_ms", "unpruned_ms", "faster", "accepted")

@@ -54,7 +54,7 @@ def latency_table(job: Job, cfg: Latency) -> Stage:
         return f"{sum(len(layer['points']) for layer in table['surfaces'])} layer engines"
 
     section = [plain(job.recipe.model, "weights"), size, cfg.round_to, cfg.cap, conditions(how),
-               [sha256_tree(path) for path in job.imports]]
+               plain(job.recipe.export), [sha256_tree(path) for path in job.imports]]
     return job.work.stage(
         "latency_table", make, section=section, inputs=[job.data],
         rooms=["prune", "models", "engines", "graph", "measure/latency.py", "export.py", "steps/latency_table.py",

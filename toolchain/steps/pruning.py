@@ -11,6 +11,7 @@ from toolchain.engines import backend
 from toolchain.recipe.prune import Greedy, Latency, LowRank, Magnitude, Prune
 from toolchain.steps.fitting import Lesson
 from toolchain.steps.job import ONNX_PACKAGES, TRAINING_PACKAGES, TRAINING_ROOMS, Job, plain
+from toolchain.steps.timing import clock, conditions
 from toolchain.workdir import Stage
 
 # method -> (file, function); each writes the pruned network into its folder and returns the line that is logged
@@ -42,7 +43,7 @@ def pruned(
         return step(job, cfg, student, taught, folder, **before)
 
     return job.work.stage(
-        "prune", make, section=[plain(cfg), seed, size, section],
+        "prune", make, section=[plain(cfg), seed, size, section, _conditions(job, cfg)],
         inputs=[student, job.data, *teachers, *before.values()], rooms=_rooms(cfg, "scan" in before),
         packages=["torch-pruning", *TRAINING_PACKAGES, *_measuring_packages(cfg)], distributed=True)
 
@@ -58,6 +59,13 @@ def _before(job: Job, cfg: Prune, student: Stage) -> dict[str, Stage]:
 
         return {"choice": latency_choice(job, cfg, student)}
     return {}
+
+
+def _conditions(job: Job, cfg: Prune) -> list[Any]:
+    """What layers were timed under, where the method itself times them."""
+    if not isinstance(cfg, LowRank) or cfg.engine is None:
+        return []
+    return [conditions(clock(job.recipe, cfg.engine)), plain(job.recipe.export)]
 
 
 def _rooms(cfg: Prune, scan: bool) -> list[str]:

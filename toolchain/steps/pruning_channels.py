@@ -43,18 +43,18 @@ def pruned_by_channels(job: Job, cfg: Channels, student: Stage, taught: Lesson, 
 
 
 def _all_rounds(job: Job, cfg: Channels, student: Stage, taught: Lesson, folder: Path) -> None:
-    from toolchain.models.store import load_model
+    from toolchain.models.store import load_architecture, load_model
     from toolchain.prune.channels import measure_whole, prune_channels
 
     network, size = load_model(student.folder), job.recipe.data.image_size
     whole = measure_whole(network, size)
-    start, epochs = student.folder, []
+    epochs: Epochs = []
     if cfg.group_lasso:
         # a share that cannot be reached costs no training
         prune_channels(network, cfg.model_copy(update={"saliency": "random"}), size, whole=whole)
-        start, epochs = folder / "group_lasso", _sparse(job, cfg.group_lasso, network, taught, folder / "group_lasso",
-                                                        student)
-    in_rounds(start, folder, cfg.rounds, partial(_round, job, cfg, whole, taught), SERIES, epochs)
+        network, epochs = _sparse(job, cfg.group_lasso, network, taught, folder / "group_lasso", student)
+    one = partial(_round, job, cfg, whole, taught)
+    in_rounds(network, load_architecture(student.folder), folder, cfg.rounds, one, SERIES, epochs)
 
 
 def _round(
@@ -84,13 +84,16 @@ def _round(
     return smaller, facts, trained
 
 
-def _sparse(job: Job, cfg: GroupLasso, network: nn.Module, taught: Lesson, place: Path, student: Stage) -> Epochs:
-    """Train `network` with the penalty on its channels and store it in `place`; gives its epochs."""
-    from toolchain.models.store import load_architecture, save_model
+def _sparse(
+    job: Job, cfg: GroupLasso, network: nn.Module, taught: Lesson, place: Path, student: Stage
+) -> tuple[nn.Module, Epochs]:
+    """Train `network` with the penalty on its channels, and store it in `place` until the rounds are done."""
+    from toolchain.models.store import load_architecture, load_model, save_model
     from toolchain.train import fit, label_loss
 
     if (place / "history.json").is_file():
         console.log("  prune: the training with group lasso was finished before")
+        network, trained = load_model(place), json.loads((place / "history.json").read_text(encoding="utf-8"))
     else:
         place.mkdir(parents=True, exist_ok=True)
         with taught(network, cfg.train, place) as loss, _penalised(
@@ -100,8 +103,7 @@ def _sparse(job: Job, cfg: GroupLasso, network: nn.Module, taught: Lesson, place
         if rank() == 0:
             save_model(place, network, load_architecture(student.folder))
             keep_history(place, trained)
-    epochs: Epochs = json.loads((place / "history.json").read_text(encoding="utf-8"))
-    return [{**epoch, "round": 0} for epoch in epochs]
+    return network, [{**epoch, "round": 0} for epoch in trained]
 
 
 @contextmanager

@@ -46,6 +46,7 @@ def pruned_in_rounds(
 def _all_rounds(
     job: Job, cfg: Magnitude | Lottery | Sparse24, student: Stage, taught: Lesson, folder: Path, scan: Stage | None
 ) -> None:
+    from toolchain.models.store import load_architecture, load_model
     from toolchain.sensitivity.file import read_sensitivity
 
     curves = read_sensitivity(scan.folder / "sensitivity.json", "weights").curves() if scan else None
@@ -54,7 +55,8 @@ def _all_rounds(
     def one(model: nn.Module, _: dict[str, Any], number: int, place: Path, title: str) -> Any:
         return _round(job, cfg, model, number, start, taught, place, title, curves)
 
-    in_rounds(student.folder, folder, getattr(cfg, "rounds", 1), one, SERIES)
+    network, architecture = load_model(student.folder), load_architecture(student.folder)
+    in_rounds(network, architecture, folder, getattr(cfg, "rounds", 1), one, SERIES)
 
 
 def _round(

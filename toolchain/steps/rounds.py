@@ -21,15 +21,16 @@ Round = Callable[["nn.Module", dict[str, Any], int, Path, str], tuple["nn.Module
 
 
 def in_rounds(
-    start: Path, folder: Path, count: int, one: Round, series: Sequence[str], epochs: Epochs | None = None
+    model: nn.Module, architecture: dict[str, Any], folder: Path, count: int, one: Round, series: Sequence[str],
+    epochs: Epochs | None = None,
 ) -> None:
-    """Prune the network stored in `start` in `count` rounds and leave the last one, history and epochs in `folder`.
+    """Prune `model` in `count` rounds and leave the last one, its history and its epochs in `folder`.
 
-    one: does a round; `series` are the facts of its history that are kept for each round. epochs: of training before.
+    architecture: as stored beside the student. one: does a round; `series` are the facts of its history that are kept
+    for each round. epochs: of training before. Every rank goes on from what it has in memory: only rank 0 writes.
     """
     from toolchain.models.store import load_architecture, load_model, save_model
 
-    model, architecture = load_model(start), load_architecture(start)
     history: dict[str, Any] = {"rounds": []}
     epochs = list(epochs or [])
     for number in range(1, count + 1):

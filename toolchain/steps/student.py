@@ -14,6 +14,7 @@ from toolchain.recipe.schema import Qat, TorchModel, Train
 from toolchain.steps.fitting import Lesson, fitted, from_labels, keep_history
 from toolchain.steps.job import TRAINING_PACKAGES, TRAINING_ROOMS, Job, located, plain
 from toolchain.steps.pruning import pruned
+from toolchain.steps.pruning_check import check_pruning
 from toolchain.steps.teachers import Teacher, teacher_of
 from toolchain.steps.teaching import check_lesson, check_views, lesson
 from toolchain.workdir import Stage, rank
@@ -22,7 +23,11 @@ from toolchain.workdir import Stage, rank
 def teacher(job: Job) -> Teacher | None:
     """The teacher of job.recipe, trained or taken from a file; None where nothing asks for one."""
     def train(name: str, own: Job, model: TorchModel, cfg: Train) -> Stage:
-        return _train(name, own, model, cfg, from_labels, before=lambda: check_lesson(job, model))
+        def look() -> None:
+            check_lesson(job, model)
+            check_pruning(job)
+
+        return _train(name, own, model, cfg, from_labels, before=look)
 
     return teacher_of(job, train)
 
@@ -33,6 +38,7 @@ def float_student(job: Job, teacher: Teacher | None) -> Stage:
     assert isinstance(recipe.model, TorchModel)
 
     def look() -> None:
+        check_pruning(job)
         if teacher and recipe.measure.fidelity:
             check_views(job, teacher.load(job))
 

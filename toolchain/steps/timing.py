@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from toolchain.engines import backend, load_engine
-from toolchain.errors import EngineError, RecipeError
+from toolchain.errors import EngineError, RecipeError, ToolchainError
 from toolchain.recipe.prune import Latency, LowRank, SelfDistill
 from toolchain.recipe.schema import Engine, Recipe
 from toolchain.steps.job import plain
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from toolchain.measure.latency import Samples
     from toolchain.ranges import Ranges
 
+LEAST_ROUNDS = 10
 MADE_UP = 4.0  # the made-up range of INT8, for noise of size one; no speed depends on it
 PASSING = ("MaxPool", "AveragePool", "GlobalAveragePool", "Reshape", "Concat")  # keep what is never negative so
 
@@ -43,9 +44,13 @@ class Clock:
 
 
 def clock(recipe: Recipe, engine: Engine) -> Clock:
-    """The recipe's own way of measuring (measure: batch, threads, warm-up, rounds and runs), for this engine."""
+    """The recipe's own way of measuring (measure: batch, threads, warm-up, rounds and runs), for this engine.
+
+    With fewer than LEAST_ROUNDS rounds an interval says too little to decide by.
+    """
     cfg = recipe.measure
-    return Clock(backend(engine.runtime).targets(engine), cfg.batch, cfg.threads, cfg.warmup, cfg.rounds,
+    return Clock(backend(engine.runtime).targets(engine), cfg.batch, cfg.threads, cfg.warmup,
+                 max(cfg.rounds, LEAST_ROUNDS),
                  cfg.runs_per_round, recipe.seed)
 
 
@@ -61,7 +66,10 @@ def refuse_latency(cfg: Any, recipe: Recipe) -> None:
         raise RecipeError("prune.self_distill: found a teacher of its own, but the distill section's teaches after "
                           "pruning too; remove one of them")
     runtime = backend(cfg.engine.runtime)
-    runtime.refuse(cfg.engine)
+    try:
+        runtime.refuse(cfg.engine)
+    except ToolchainError as error:
+        raise type(error)(f"prune.engine: {str(error).removeprefix('engines: ')}") from None
     engine = runtime.targets(cfg.engine)
     if reason := runtime.not_runnable(engine):
         raise EngineError(f"prune.engine: {engine.runtime} {engine.precision} on {engine.target} cannot be timed here: "
