@@ -23,6 +23,9 @@ class Shifted:
     def facts(self) -> list[Facts]:
         return [Facts(name, 10, None) for name in self.noise]
 
+    def removable(self) -> None:
+        return None
+
     def baseline(self) -> Logits:
         return self.logits
 

@@ -59,18 +59,6 @@ def test_names_are_text_on_every_page(kind, capsys) -> None:
     assert "<b>|x[red]" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("kind", "line"), [("weights", "scope: sensitivity"), ("channels", "method: greedy")])
-def test_the_advice_is_a_prune_section(kind, line, tmp_path: Path) -> None:
-    import yaml
-
-    from toolchain.recipe.schema import Recipe
-    from toolchain.sensitivity.words import advice
-
-    lines = advice(found(kind=kind), "build/x/s.json")[1]
-    assert any(line in one for one in lines)
-    Recipe.model_validate({"name": "r", "model": {"arch": "vgg11_bn"}, **yaml.safe_load("\n".join(lines))})
-
-
 def test_lists_on_the_command_line_are_checked() -> None:
     assert read_kinds(None) == () and read_kinds("quantize, weights") == ("weights", "quantize")
     assert read_scan("0.25,0.5", None).ratios == (0.25, 0.5) and read_scan(None, 7).images == 7

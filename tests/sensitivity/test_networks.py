@@ -70,6 +70,11 @@ def test_channels_that_are_removed_answer_as_channels_that_are_silenced(images: 
     assert network.harmed("3", 0.99).shape == (20, 3)  # one of six stays
 
 
+def test_what_channels_can_take_off_at_most_is_told_with_them(images: Images) -> None:
+    # 224 + 16 + 438 + 75 parameters; with one channel of 8 and one of 6 left 28 + 2 + 10 + 15
+    assert Channels(net(), images).removable() == (753 - 55) / 753 and Weights(net(), images).removable() is None
+
+
 @pytest.mark.parametrize("kind", [Weights, Channels])
 def test_order_does_not_matter_and_nothing_removed_is_the_baseline(kind, images: Images) -> None:
     network = kind(net(), images)

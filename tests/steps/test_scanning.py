@@ -45,6 +45,7 @@ def test_every_kind_is_scanned_and_the_build_finds_its_student(out: Path) -> Non
     for kind in ("weights", "channels", "quantize"):
         content = json.loads((out / "sensitivity" / f"sensitivity_{kind}.json").read_text())
         assert (content["kind"], content["images"]) == (kind, 24)
+        assert ("removable" in content) == (kind == "channels")
         layers[kind] = [layer["name"] for layer in content["layers"]]
         assert all(0 <= point["top1_percent"] <= 100 and point["drop"] == content["baseline"]["top1_percent"] - point["top1_percent"]
                    for layer in content["layers"] for point in layer["points"])

@@ -30,7 +30,7 @@ def equal_drop_counts(
         raise RecipeError(f"prune.scan.file: it scans the layers {', '.join(list(curves)[:3])}, …, and {odd[0]} is a "
                           "layer of only one of it and this network; scan this recipe's network again")
     rising = {name: envelope(curves[name]) for name in sizes}
-    limits = {name: math.floor(rising[name][-1][0] * size + SLACK) for name, size in sizes.items()}
+    limits = limits_of(sizes, curves)
     if total > sum(limits.values()):
         most = math.floor(1e4 * sum(limits.values()) / sum(sizes.values())) / 1e4
         raise TrainError(f"prune.amount: found {total / sum(sizes.values()):.4g} of the weights, but the scan covers "
@@ -39,6 +39,11 @@ def equal_drop_counts(
     floors = {name: min(limits[name], max(math.floor(exact[name] + SLACK), (already or {}).get(name, 0)))
               for name in sizes}
     return _rounded(exact, floors, limits, total)
+
+
+def limits_of(sizes: Mapping[str, int], curves: Curves) -> dict[str, int]:
+    """Layer -> how many of its weights may go: its largest scanned ratio or 99 % of them, rounded down."""
+    return {name: math.floor(envelope(curves[name])[-1][0] * size + SLACK) for name, size in sizes.items()}
 
 
 def envelope(curve: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from toolchain.sensitivity import words
+from toolchain.sensitivity.advice import advice
 from toolchain.sensitivity.file import Kind, Sensitivity
 
 PLAIN_WIDTH = 120  # columns where stdout is no terminal
@@ -24,7 +25,7 @@ def print_scans(scans: Mapping[Kind, Sensitivity], files: Mapping[Kind, str]) ->
             title = f"{words.TITLES[kind]}, most sensitive first: drop of top-1 in points"
             console.print(f"{title}\n{words.headline(found)}", markup=False, soft_wrap=True)
             console.print(_table(found), markup=False)
-            told, lines = words.advice(found, files[kind])
+            told, lines = advice(found, files[kind])
             console.print("\n".join(["", told, *(f"  {line}" for line in lines), ""]), markup=False, soft_wrap=True)
     text = captured.get()
     encodable = console.encoding.startswith("utf")

@@ -62,12 +62,16 @@ class Baseline(Part):
 
 
 class Sensitivity(Part):
-    """A scan of one network on `images` images of val; layers in order of definition, points as they were asked for."""
+    """A scan of one network on `images` images of val; layers in order of definition, points as they were asked for.
+
+    removable: of channels, the largest share of all parameters that prune.method: greedy can remove at its default cap.
+    """
 
     schema_version: Literal[1] = 1
     kind: Kind
     images: int
     baseline: Baseline
+    removable: float | None = Field(None, ge=0, le=1)
     layers: list[LayerScan] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from toolchain import report
 from toolchain.sensitivity import words
+from toolchain.sensitivity.advice import advice
 from toolchain.sensitivity.file import Kind, Sensitivity
 from toolchain.sensitivity.plot import drop_curve, drop_range
 
@@ -28,7 +29,7 @@ def render_html(name: str, scans: Mapping[Kind, Sensitivity], files: Mapping[Kin
 
 def _scan(found: Sensitivity, file: str) -> dict[str, Any]:
     low, high = drop_range(found)
-    told, lines = words.advice(found, file)
+    told, lines = advice(found, file)
     rows = [(layer.name, f"{layer.parameters:,}", [(*words.cell(point), words.heat(point, found))
                                                    for point in layer.points]) for layer in found.layers]
     curves = [(layer.name, Markup(drop_curve(layer, low, high))) for layer in found.layers

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from toolchain.report.markdown import code, escape, table
 from toolchain.sensitivity import words
+from toolchain.sensitivity.advice import advice
 from toolchain.sensitivity.file import Kind, Sensitivity
 
 
@@ -21,7 +22,7 @@ def _scan(found: Sensitivity, file: str) -> str:
              *(f"{drop} ({kl})" for drop, kl in map(words.cell, layer.points))] for layer in found.layers]
     return "\n\n".join([
         f"## {words.TITLES[found.kind]}", f"{escape(words.headline(found))}. {words.TOLD[found.kind]}",
-        table(["Layer", "Weights", "MACs", *words.columns(found)], rows), _advice(*words.advice(found, file))])
+        table(["Layer", "Weights", "MACs", *words.columns(found)], rows), _advice(*advice(found, file))])
 
 
 def _advice(told: str, lines: Sequence[str]) -> str:

@@ -13,10 +13,13 @@ from torch import nn
 from toolchain.models import import_models
 from toolchain.models.store import load_model
 from toolchain.prune.cost import cost
+from toolchain.prune.greedy import most_removable
 from toolchain.prune.groups import remove, trace
 from toolchain.prune.magnitude import smallest
 from toolchain.prune.saliency import least, saliencies
+from toolchain.prune.sizes import sizes_of
 from toolchain.prune.zeros import prunable, set_zero
+from toolchain.recipe.prune import Greedy
 from toolchain.sensitivity.images import Images
 from toolchain.sensitivity.scan import Facts, Logits, Network, Setting
 
@@ -44,6 +47,9 @@ class Weights:
         """Every layer with weights that can be pruned."""
         macs = cost(self.model, self.images.preprocess.image_size).layers
         return [Facts(name, weight.numel(), macs[name]) for name, weight in prunable(self.model).items()]
+
+    def removable(self) -> None:
+        """No channels go."""
 
     def baseline(self) -> Logits:
         """Logits (n, K) of all images."""
@@ -79,6 +85,11 @@ class Channels:
         weights, macs = prunable(self.model), cost(self.model, self.size).layers
         return [Facts(name, sum(weights[layer].numel() for layer in group.layers),
                       sum(macs[layer] for layer in group.layers)) for name, group in self.traced.groups.items()]
+
+    def removable(self) -> float:
+        """What greedy allocation can take off at its default cap, as a share of all parameters."""
+        sizes = sizes_of(self.model, self.size)
+        return most_removable(sizes, Greedy(method="greedy").cap) / sizes.parameters({})
 
     def baseline(self) -> Logits:
         """Logits (n, K) of all images."""

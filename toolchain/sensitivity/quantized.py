@@ -49,6 +49,9 @@ class Quantized:
         return list({layer.name: Facts(layer.name, layer.array.size, layer.macs) for layer in layers(model.graph)
                      }.values())
 
+    def removable(self) -> None:
+        """No channels go."""
+
     def baseline(self) -> Logits:
         """Logits (n, K) of all images from the float file."""
         return self._answers(read_onnx(self.onnx))

@@ -54,6 +54,9 @@ class Network(Protocol):
     def facts(self) -> list[Facts]:
         """Its layers, in order."""
 
+    def removable(self) -> float | None:
+        """As in the file; None where no channels go."""
+
     def baseline(self) -> Logits:
         """Logits of all images as the network is."""
 
@@ -87,7 +90,8 @@ def scan(
     top1 = _top1(base, network.labels)
     layers = [LayerScan(name=fact.name, parameters=fact.parameters, macs=fact.macs,
                         points=[_point(done[fact.name, setting], top1) for setting in settings]) for fact in facts]
-    return Sensitivity(kind=kind, images=len(network.labels), baseline=Baseline(top1_percent=top1), layers=layers)
+    return Sensitivity(kind=kind, images=len(network.labels), baseline=Baseline(top1_percent=top1),
+                       removable=network.removable(), layers=layers)
 
 
 def measure(network: Network, layer: str, setting: Setting, base: Logits) -> dict[str, Any]:
