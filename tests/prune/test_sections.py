@@ -25,6 +25,14 @@ def load(folder, prune: str, more: str = ""):
     ("{method: lottery, rewind_epoch: 5}", ("prune.rewind_epoch: found 5, but train.epochs is 4",)),
     ("{method: lottery, finetune: {epochs: 2}}", ("finetune: unknown key",)),
     ("{method: sparse24, amount: 0.5}", ("amount: unknown key",)),
+    ("{method: magnitude, amount: 0.7, scope: sensitivity, scan: {ratios: [0.5]}}",
+     ("scan.ratios end at 0.5", "0.7 of the weights", "larger ratios")),
+    ("{method: magnitude, amount: 0.5, scope: sensitivity, scan: {ratios: [0.5, 0.3]}}", ("expected rising shares", "0.5, 0.3")),
+    ("{method: channels, ratio: 0.5, macs: 0.5}", ("give one of ratio, params and macs, found ratio and macs",)),
+    ("{method: channels, ratio: 0.95}", ("ratio: found 0.95, above the cap of 0.9",)),
+    ("{method: low_rank, energy: 0.9, rank: 0.5}", ("give one of energy, rank and params, found energy and rank",)),
+    ("{method: latency, budget: 1.5}", ("budget",)),
+    ("{method: greedy, cap: 1}", ("cap",)),
     ("{method: magnitud, amount: 0.5}", ("did you mean 'magnitude'?",)),
 ])
 def test_a_mistake_is_refused_when_the_recipe_is_read(tmp_path, prune: str, words: tuple[str, ...]) -> None:

@@ -166,6 +166,11 @@ class Magnitude(Section):
             raise ValueError("give amount (the share that is zero in the end) or per_round (the share of the "
                              f"remaining weights that each round zeroes), found {'both' if self.amount else 'neither'}")
         _refuse_emptiness(self.round_share, self.rounds)
+        share = 1 - (1 - self.round_share) ** self.rounds
+        if self.scope == "sensitivity" and self.scan.file is None and share > self.scan.ratios[-1] + 1e-9:
+            raise ValueError(f"scan.ratios end at {self.scan.ratios[-1]:g}, but {share:.4g} of the weights are to be "
+                             "zero: no layer would give more than was scanned; add larger ratios, or use a smaller "
+                             "amount")
         return self
 
     @property
