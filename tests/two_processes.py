@@ -63,6 +63,7 @@ def main(folder: Path) -> None:
     rank = torch.distributed.get_rank()
     result = {"weights": digest(model), "taught": digest(student, own), "history": history, "indices": indices, "wrote": bool(wrote)}
     (folder / f"rank{rank}.json").write_text(json.dumps(result))
+    torch.distributed.barrier()  # none leaves while another is still talking to it
     torch.distributed.destroy_process_group()
 
 
