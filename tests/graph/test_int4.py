@@ -77,7 +77,7 @@ def test_depthwise_layers_keep_eight_bits_and_the_report_says_so(float_onnx, tmp
     info = convert(float_onnx("mobilenet_v2"), tmp_path / "int4.onnx", "int4", "tensorrt")
     found = [layer["precision"] for layer in info["layers"]]
     # 17 depthwise layers with 9 inputs, and at half width one pointwise layer with 8
-    assert found.count("int8 weight-only") == 18 and found.count("int4") == 35
+    assert found.count("int8_weight_only") == 18 and found.count("int4") == 35
 
 
 def test_first_and_last_layer_stay_float_when_asked(float_onnx, tmp_path):

@@ -184,7 +184,7 @@ def test_a_depthwise_layer_in_the_int4_file_keeps_the_codes_in_int8(parse, tmp_p
     ranges = Ranges({}, weight_amax({"w": done["w"].weight}, 7))
     info = convert(tmp_path / "gpfq.onnx", tmp_path / "out.onnx", "int4", "openvino", ranges)
     file = {i.name: onnx.numpy_helper.to_array(i) for i in onnx.load(tmp_path / "out.onnx").graph.initializer}
-    assert info["layers"][0]["precision"] == "int8 weight-only"
+    assert info["layers"][0]["precision"] == "int8_weight_only"
     assert (file["w_codes"].astype(int) == done["w"].weight.codes).all()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from toolchain.recipe.schema import Limits
+from toolchain.recipe.schema import PRECISIONS, Limits
 from toolchain.report.limits import RULES, asks, broken, check_limits, describe, matrix
 from toolchain.report.schema import LimitResult
 
@@ -31,7 +31,7 @@ FP32 = engine("fp32.onnxruntime.cpu_x86", 99.0, 1000)
 
 
 def test_every_limit_a_recipe_can_write_has_a_rule():
-    flat = set(Limits.model_fields) - {"fp32", "fp16", "bf16", "int8", "int4"}
+    flat = set(Limits.model_fields) - set(PRECISIONS)
     assert set(RULES) == flat
 
 

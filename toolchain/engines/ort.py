@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from toolchain.engines.gpu import NO_GPU, gpus
 from toolchain.engines.record import verify
 from toolchain.errors import EngineError, MissingPackage
-from toolchain.recipe.schema import PRECISIONS
+from toolchain.recipe.schema import DEFAULT_PRECISIONS
 
 if TYPE_CHECKING:
     from toolchain.engines.protocol import Loaded
@@ -69,7 +69,7 @@ def rules(cfg: Any) -> str:
 
 def default_engines() -> list[dict[str, Any]]:
     """All five precisions on the CPU."""
-    return [{"runtime": "onnxruntime", "precision": precision, "target": "cpu_x86"} for precision in PRECISIONS]
+    return [{"runtime": "onnxruntime", "precision": precision, "target": "cpu_x86"} for precision in DEFAULT_PRECISIONS]
 
 
 def build(onnx_path: Path, cfg: Any, folder: Path, info: dict[str, Any]) -> Path:

@@ -15,7 +15,7 @@ from toolchain.engines.trt_package import INSTALL
 from toolchain.engines.trt_process import run_build
 from toolchain.engines.trt_sparse import sparse_in, with_tactics
 from toolchain.errors import EngineError, MissingPackage
-from toolchain.recipe.schema import PRECISIONS
+from toolchain.recipe.schema import DEFAULT_PRECISIONS
 
 if TYPE_CHECKING:
     from toolchain.engines.protocol import Loaded
@@ -58,7 +58,7 @@ def rules(cfg: Any) -> str:
 
 def default_engines() -> list[dict[str, Any]]:
     """All five precisions, each for every SM that runs it."""
-    return [{"runtime": "tensorrt_rtx", "precision": precision} for precision in PRECISIONS]
+    return [{"runtime": "tensorrt_rtx", "precision": precision} for precision in DEFAULT_PRECISIONS]
 
 
 def build(onnx_path: Path, cfg: Any, folder: Path, info: dict[str, Any]) -> Path:

@@ -18,7 +18,7 @@ from toolchain.engines.trt_package import INSTALL
 from toolchain.engines.trt_process import run_build
 from toolchain.engines.trt_sparse import sparse_in, with_tactics
 from toolchain.errors import EngineError, MissingPackage
-from toolchain.recipe.schema import PRECISIONS
+from toolchain.recipe.schema import DEFAULT_PRECISIONS
 
 if TYPE_CHECKING:
     from toolchain.engines.protocol import Loaded
@@ -62,7 +62,7 @@ def rules(cfg: Any) -> str:
 def default_engines() -> list[dict[str, Any]]:
     """Every precision that this machine's GPU has."""
     lacks_bf16 = not gpus() or gpus()[0].sm < FIRST_BF16_SM
-    return [{"runtime": "tensorrt", "precision": p} for p in PRECISIONS if not (p == "bf16" and lacks_bf16)]
+    return [{"runtime": "tensorrt", "precision": p} for p in DEFAULT_PRECISIONS if not (p == "bf16" and lacks_bf16)]
 
 
 def timing_cache(gpu: Gpu) -> Path | None:

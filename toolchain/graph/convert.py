@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +25,43 @@ from toolchain.ranges import Ranges
 from toolchain.recipe.schema import Int4, Int8
 
 
+@dataclass(frozen=True)
+class Given:
+    """What a quantizer may need beside the network and the target's rules; what one does not need stays None."""
+
+    ranges: Ranges | None
+    int8: Int8
+    int4: Int4
+    assignment: Mapping[str, str] | None
+
+
+def _int8(model: ir.Model, rules: Rules, given: Given) -> dict[str, str]:
+    if given.ranges is None:
+        raise OnnxError("int8 needs ranges, found none; calibrate first")
+    found = quantize_int8(model, rules, given.ranges, given.int8.first_last, keep_float=given.int8.keep_float)
+    return dict.fromkeys(found, "int8")
+
+
+def _int4(model: ir.Model, rules: Rules, given: Given) -> dict[str, str]:
+    known = given.ranges.weights if given.ranges else None
+    return quantize_int4(model, rules, given.int4.block, given.int4.first_last, weights=known,
+                         keep_float=given.int4.keep_float)
+
+
+# precision -> changes the model in place and says which layers became what; precisions not here quantize nothing
+QUANTIZERS: dict[str, Callable[[ir.Model, Rules, Given], dict[str, str]]] = {"int8": _int8, "int4": _int4}
+
+
 def convert(
     float_onnx: Path, out_path: Path, precision: str, rules_name: str, ranges: Ranges | None = None,
     int8: Int8 | None = None, int4: Int4 | None = None, probe: np.ndarray | None = None,
+    assignment: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Write `out_path` and say what it is: {"gap": …, "layers": [{"name", "op", "precision", "macs"}], "weight_bytes"}.
 
     ranges: needed for int8; int4 takes the amax of weights from it, where there is one. probe: float32 images
-    (n, 3, S, S) for the comparison; real ones tell more than the default, which is noise. Raises OnnxError, with
-    nothing written, when it cannot be done.
+    (n, 3, S, S) for the comparison; real ones tell more than the default, which is noise. assignment: layer name ->
+    precision, for `mixed`. Raises OnnxError, with nothing written, when it cannot be done.
     """
     if rules_name not in RULES:
         raise OnnxError(f"target rules: found '{rules_name}', expected {', '.join(RULES)}{nearest(rules_name, RULES)}")
@@ -40,7 +70,18 @@ def convert(
     passes.ShapeInferencePass()(model)
     described = [{"name": layer.name, "op": layer.op, "precision": _rest(precision, rules), "macs": layer.macs}
                  for layer in layers(model.graph)]
-    changed = _apply(model, precision, rules, ranges, int8 or Int8(), int4 or Int4(), float_onnx)
+    given = Given(ranges, int8 or Int8(), int4 or Int4(), assignment)
+    changed: dict[str, str] = {}
+    if precision in QUANTIZERS:
+        try:
+            changed = QUANTIZERS[precision](model, rules, given)
+        except OnnxError as wrong:
+            raise OnnxError(f"{float_onnx}: {wrong}") from None
+    rest = _rest(precision, rules)
+    if rest != "fp32" and (precision in QUANTIZERS or rules.half == "compute"):
+        compute_in_half(model, rest)
+    elif rest != "fp32":
+        store_in_half(model, rest)
     for entry in described:
         entry["precision"] = changed.get(str(entry["name"]), entry["precision"])
     clean(model)
@@ -52,25 +93,6 @@ def convert(
         out_path.unlink(missing_ok=True)
         raise
     return {"gap": found, "layers": described, "weight_bytes": weight_bytes(out_path)}
-
-
-def _apply(model: ir.Model, precision: str, rules: Rules, ranges: Ranges | None, int8: Int8, int4: Int4, path: Path
-           ) -> dict[str, str]:
-    """Change `model` in place; layer name -> precision for the layers that differ from the rest."""
-    changed: dict[str, str] = {}
-    if precision == "int8":
-        if ranges is None:
-            raise OnnxError(f"{path}: int8 needs ranges, found none; calibrate first")
-        changed = dict.fromkeys(quantize_int8(model, rules, ranges, int8.first_last), "int8")
-    elif precision == "int4":
-        known = ranges.weights if ranges else None
-        changed = quantize_int4(model, rules, int4.block, int4.first_last, weights=known)
-    rest = _rest(precision, rules)
-    if rest != "fp32" and (precision in ("int8", "int4") or rules.half == "compute"):
-        compute_in_half(model, rest)
-    elif rest != "fp32":
-        store_in_half(model, rest)
-    return changed
 
 
 def _rest(precision: str, rules: Rules) -> str:

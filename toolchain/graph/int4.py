@@ -18,7 +18,7 @@ import onnx_ir as ir
 from toolchain.errors import OnnxError
 from toolchain.graph.clean import drop_unused
 from toolchain.graph.edit import add_initializer, constant, insert, replace_node
-from toolchain.graph.layers import Layer, layers
+from toolchain.graph.layers import Layer, chosen_layers
 from toolchain.graph.qdq import FLOATS, SMALLEST_SCALE, weight_codes
 from toolchain.graph.rules import Rules
 
@@ -28,22 +28,19 @@ FUSED_BLOCKS = (16, 32, 64, 128, 256)  # what ONNX Runtime's MatMulNBits reads
 
 def quantize_int4(
     model: ir.Model, rules: Rules, block: int, first_last: str, only: Collection[str] | None = None,
-    weights: Mapping[str, Sequence[float]] | None = None,
+    weights: Mapping[str, Sequence[float]] | None = None, keep_float: Collection[str] = (),
 ) -> dict[str, str]:
     """Store the weights of a clean float `model` in INT4 (first and last too unless `first_last` is "float").
 
-    only: names of the layers to change; None: all. weights: initializer name -> amax per output channel, which all its
-    blocks share instead of each having its own. Layers with fewer than 16 weights per output (depthwise) get INT8
-    weights, per channel. Returns layer name -> "int4" or "int8 weight-only". Raises OnnxError when `weights` has
-    another number of channels.
+    only: names of the layers to change; None: all. keep_float: names of layers to leave alone. weights: initializer
+    name -> amax per output channel, which all its blocks share instead of each having its own. Layers with fewer than
+    16 weights per output (depthwise) get INT8 weights, per channel. Returns layer name -> "int4" or "int8_weight_only".
+    Raises OnnxError when `weights` has another number of channels, or `keep_float` names no layer.
     """
-    found = layers(model.graph)
     scale_type, done, stored = FLOATS[rules.int4_float], dict[str, str](), dict[str, ir.Value]()
-    for layer in found if first_last == "int4" else found[1:-1]:
-        if only is not None and layer.name not in only:
-            continue
+    for layer in chosen_layers(model.graph, first_last, keep_float, only):
         small = layer.array.size // layer.array.shape[layer.axis] < FEWEST_INPUTS
-        done[layer.name] = "int8 weight-only" if small else "int4"
+        done[layer.name] = "int8_weight_only" if small else "int4"
         key = f"{layer.op} {layer.weight.name}"
         if key not in stored:
             amax = channel_amax(layer, weights or {})

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 import onnx_ir as ir
 
+from toolchain.errors import OnnxError, nearest
 from toolchain.graph.edit import constant
 
 LAYER_OPS = ("Conv", "Gemm", "MatMul")
@@ -47,6 +49,23 @@ class Layer:
 def layers(graph: ir.Graph) -> list[Layer]:
     """Layers in the order they run. `macs` needs inferred shapes."""
     return [_layer(node) for node in graph if node.op_type in LAYER_OPS and _has_stored_weight(node)]
+
+
+def chosen_layers(graph: ir.Graph, first_last: str, keep_float: Collection[str] = (),
+                  only: Collection[str] | None = None) -> list[Layer]:
+    """The layers to quantize, in order: all, without the first and the last where `first_last` is "float".
+
+    keep_float: names of layers to leave out. only: names of the layers to choose from; None: all. Raises OnnxError for
+    a name in `keep_float` that no layer has.
+    """
+    found = layers(graph)
+    names = [layer.name for layer in found]
+    for name in keep_float:
+        if name not in names:
+            raise OnnxError(f"keep_float: found '{name}', expected names of layers ({', '.join(names[:3])}, …)"
+                            f"{nearest(name, names)}")
+    return [layer for layer in (found if first_last != "float" else found[1:-1])
+            if layer.name not in keep_float and (only is None or layer.name in only)]
 
 
 def layer_name(node: ir.Node) -> str:

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from toolchain.errors import OnnxError
 from toolchain.graph.clean import drop_unused
 from toolchain.graph.edit import add_initializer, constant, insert, replace_node
-from toolchain.graph.layers import LAYER_OPS, Layer, layers
+from toolchain.graph.layers import LAYER_OPS, Layer, chosen_layers
 from toolchain.graph.rules import Rules
 from toolchain.ranges import ActivationRange, Ranges
 
@@ -25,17 +25,17 @@ FLOATS = {"fp32": np.float32, "fp16": np.float16}
 
 
 def quantize_int8(
-    model: ir.Model, rules: Rules, ranges: Ranges, first_last: str, only: Collection[str] | None = None
+    model: ir.Model, rules: Rules, ranges: Ranges, first_last: str, only: Collection[str] | None = None,
+    keep_float: Collection[str] = (),
 ) -> set[str]:
     """Quantize every layer of a clean float `model` (first and last too unless `first_last` is "float").
 
-    only: names of the layers to quantize, with nothing between them (no residual Add, pool or Concat); None: all.
-    Returns the names of the quantized layers. Raises OnnxError when `ranges` lacks one of their inputs.
+    keep_float: names of layers to leave alone. only: names of the layers to quantize, with nothing between them (no
+    residual Add, pool or Concat); None: all.
+    Returns the names of the quantized layers. Raises OnnxError when `ranges` lacks one of their inputs, or
+    `keep_float` names no layer.
     """
-    found = layers(model.graph)
-    chosen = found if first_last == "int8" else found[1:-1]
-    if only is not None:
-        chosen = [layer for layer in chosen if layer.name in only]
+    chosen = chosen_layers(model.graph, first_last, keep_float, only)
     scale_type = FLOATS[rules.int8_float]
     activations = Activations(model.graph, rules, ranges, scale_type)
     for layer in chosen:

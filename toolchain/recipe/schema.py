@@ -19,31 +19,15 @@ from toolchain.recipe.data import (
     Parquet,
 )
 from toolchain.recipe.deploy import (
-    PRECISIONS,
     RTX_SMS,
     Batch,
-    CalibrationImages,
-    Calibrator,
     Engine,
-    EntropyCalibrator,
     Export,
-    Gpfq,
     Holds,
-    Int4,
-    Int8,
     Limits,
-    MaxCalibrator,
     Measure,
-    MseCalibrator,
     OpenVinoEngine,
     OrtEngine,
-    PercentileCalibrator,
-    Precision,
-    Ptq,
-    Qat,
-    QatTrain,
-    Quantize,
-    QuantizeSection,
     RtxEngine,
     TrtEngine,
 )
@@ -69,7 +53,24 @@ from toolchain.recipe.network import (
     TorchModel,
     Train,
 )
+from toolchain.recipe.precision import DEFAULT_PRECISIONS, PRECISIONS, Precision
 from toolchain.recipe.prune import Channels, Lottery, Prune
+from toolchain.recipe.quantize import (
+    CalibrationImages,
+    Calibrator,
+    EntropyCalibrator,
+    Gpfq,
+    Int4,
+    Int8,
+    MaxCalibrator,
+    MseCalibrator,
+    PercentileCalibrator,
+    Ptq,
+    Qat,
+    QatTrain,
+    Quantize,
+    QuantizeSection,
+)
 from toolchain.recipe.section import Section
 
 __all__ = [
@@ -82,6 +83,7 @@ __all__ = [
     "Channels",
     "Cifar10",
     "Cifar100",
+    "DEFAULT_PRECISIONS",
     "Data",
     "DataSection",
     "Digits",
