@@ -102,6 +102,13 @@ def test_a_published_file_follows_its_stage_and_an_altered_one_is_refused(tmp_pa
     assert sha256_file(two.folder / "file.txt") == "d4735e3a265e16eee03f59718b9b5d03019c07d8b6c51f90da3a666eec13ab35"
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no /proc here")
+@pytest.mark.parametrize("place", ["/proc/toolchain", "/proc/toolchain/build"])
+def test_a_folder_that_cannot_be_made_is_named(place: str) -> None:
+    with pytest.raises(WorkDirError, match=rf"^{place}: cannot be written"), locked(Path(place)):
+        pass
+
+
 def test_two_builds_do_not_share_an_output_folder(tmp_path: Path) -> None:
     with locked(tmp_path), pytest.raises(WorkDirError, match="another build is using this folder"), locked(tmp_path):
         pass

@@ -271,7 +271,9 @@ def _disk_errors(place: Path) -> Iterator[None]:
         if number == errno.ENOSPC or "No space left on device" in str(error):
             raise WorkDirError(f"{place}: the disk is full; free some space and run the same command again, "
                                "finished stages are kept") from error
-        if number in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG):
+        refused = number in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
+        unmakable = number == errno.ENOENT and place.is_relative_to(getattr(error, "filename", None) or place / "x")
+        if refused or unmakable:  # /proc answers "no such file" where others say "permission denied"
             raise WorkDirError(f"{place}: cannot be written ({os.strerror(number)}); choose another --out or mend the "
                                "permissions") from error
         raise
