@@ -89,7 +89,7 @@ def _fields(loc: tuple[Any, ...]) -> list[str]:
 
 
 def _literal(model: type[BaseModel]) -> str | None:
-    for key in ("source", "method", "runtime"):
+    for key in ("source", "method", "policy", "runtime"):
         if key in model.model_fields:
             return str(get_args(model.model_fields[key].annotation)[0])
     return None

@@ -15,7 +15,7 @@ from toolchain.recipe.explain import explain
 from toolchain.recipe.schema import OnnxModel, Recipe
 
 Where = tuple[Any, ...]
-DISCRIMINATORS = ("source", "method", "runtime")
+DISCRIMINATORS = ("source", "method", "policy", "runtime")
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = (), architectures: Iterable[str] = ()) -> Recipe:
@@ -103,7 +103,7 @@ def _apply(data: dict[str, Any], override: str, origin: dict[Where, str], contex
         except (IndexError, TypeError, AttributeError):
             raise RecipeError(f"--set {override}: the recipe has no {'.'.join(map(str, keys[:depth + 1]))}") from None
         if isinstance(child, str):  # `quantize: ptq` is short for `quantize: {method: ptq}`
-            child = {"method": child}
+            child = {"policy" if key == "mixed" else "method": child}
         elif child is None:
             child = _default_choice(data, keys[:depth + 1], context)
         here[key] = child

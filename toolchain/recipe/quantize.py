@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Union
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from toolchain.recipe.mixed import Mixed
 from toolchain.recipe.network import FineTune, MixedPrecision, Optimizer, Sgd
 from toolchain.recipe.precision import Precision
 from toolchain.recipe.repair import Repair
@@ -74,6 +75,8 @@ class QuantizeSection(Section):
     calibration: CalibrationImages = CalibrationImages()
     int8: Int8 = Int8()
     int4: Int4 = Int4()
+    mixed: Mixed | None = Field(None, description="a precision for each layer of the mixed engines, which start from "
+                                                  "what the int8 engine starts from; null: no such engine")
 
 
 class Ptq(QuantizeSection):

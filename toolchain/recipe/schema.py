@@ -191,6 +191,20 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _mixed_engines_and_their_section(self) -> Recipe:
+        asked = [index for index, engine in enumerate(self.engines or ()) if engine.precision == "mixed"]
+        if self.quantize.mixed and isinstance(self.quantize, Gpfq):
+            raise ValueError("quantize.mixed: the codes of quantize: gpfq have one width; use quantize: ptq, or remove "
+                             "mixed")
+        if asked and self.quantize.mixed is None:
+            raise ValueError(f"engines.{asked[0]}: precision mixed needs a quantize.mixed section that says which "
+                             "layer gets which; add `mixed: simple`, or `mixed: {policy: budget, bytes: 0.25}`")
+        if self.quantize.mixed and self.engines is not None and not asked:
+            raise ValueError("quantize.mixed: no engine is mixed; add {runtime: onnxruntime, precision: mixed} to "
+                             "engines, or remove the section")
+        return self
+
+    @model_validator(mode="after")
     def _rewinding_ends_within_training(self) -> Recipe:
         if isinstance(self.prune, Lottery) and (self.prune.rewind_epoch or 0) > self.train.epochs:
             raise ValueError(f"prune.rewind_epoch: found {self.prune.rewind_epoch}, but train.epochs is "
