@@ -71,7 +71,7 @@ def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
     lines = complaint(tmp_path, "name: a\nseed: -1\nmodel: {arch: vgg12}\nquantize: {method: qta}\n").splitlines()
     assert [line.split(": ")[1] for line in lines] == ["seed", "model.arch", "quantize"]
     assert "did you mean 'vgg11'?" in lines[1] or "did you mean 'vgg1" in lines[1]
-    assert lines[2].endswith("found 'qta', expected ptq, qat, gpfq, did you mean 'qat'?")
+    assert lines[2].endswith("found 'qta', expected ptq, qat, half_finetune, gpfq, did you mean 'qat'?")
 
 
 @pytest.mark.parametrize(("text", "expected"), [

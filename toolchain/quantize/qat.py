@@ -48,11 +48,11 @@ def qat(
     if not chosen:
         raise TrainError("quantize.int8.first_last: 'float' leaves none of the network's "
                          f"{len(layers)} layers to quantize; use int8")
-    provider = import_module(PROVIDERS[cfg.provider])
+    provider = import_module(PROVIDERS[cfg.int8_provider])
     fake = provider.fake_quantize(copy.deepcopy(model), {name: input_amax[f"{name}.weight"] for name in chosen})
     if missing := sorted(set(chosen) - provider.quantized_layers(fake)):
         done = len(chosen) - len(missing)
-        raise TrainError(f"quantize: {cfg.provider} would quantize {done} of {len(chosen)} layers, not "
+        raise TrainError(f"quantize: {cfg.int8_provider} would quantize {done} of {len(chosen)} layers, not "
                          f"{', '.join(missing[:3])} ({type(model.get_submodule(missing[0])).__name__}); use "
                          "plain nn.Conv2d and nn.Linear layers, or quantize: ptq")
     with zeros_kept(fake):

@@ -54,7 +54,7 @@ KeepFloat = Annotated[tuple[str, ...], Field(description="names of layers that s
 
 
 class Int8(Section):
-    """W8A8: per-channel symmetric weights, per-tensor activations."""
+    """W8A8: per-channel symmetric weights, per-tensor activations; int8_weight_only and fp8 choose layers by it too."""
 
     first_last: Literal["int8", "float"] = Field("int8", description="precision of the first and last layer")
     keep_float: KeepFloat = ()
@@ -94,12 +94,79 @@ class QatTrain(FineTune):
     mixed_precision: MixedPrecision = "no"
 
 
+class Ste(Section):
+    """Straight-through gradient: it passes inside the range and stops where an input is clipped."""
+
+    method: Literal["ste"]
+    freeze_observers_after: float | None = Field(
+        None, gt=0, le=1, description="share of the epochs in which the inputs' ranges follow the training (a moving "
+                                      "average of amax), fixed after; null: the calibrated ones from the start")
+
+
+class Lsq(Section):
+    """Esser et al. 2020: every scale, of weights and of inputs, is learned beside the weights."""
+
+    method: Literal["lsq"]
+    start: Literal["calibrated", "mean"] = Field(
+        "calibrated", description="first scales: those that PTQ would use, or 2 mean|x| / sqrt(qmax) as in the paper")
+
+
+Learn = Annotated[Union[Ste, Lsq], Field(discriminator="method"), BeforeValidator(method_name)]
+
+
+class QatDistill(Section):
+    """The float network as teacher: ce_weight * CE + kd_weight * T^2 * KL(float || fake-quantized)."""
+
+    temperature: float = Field(4.0, gt=0)
+    ce_weight: float = Field(0.1, ge=0)
+    kd_weight: float = Field(0.9, gt=0)
+
+
 class Qat(QuantizeSection):
-    """Quantization-aware training: fake quantization during fine-tuning; evaluation keeps it on."""
+    """Quantization-aware training: fake quantization during fine-tuning; evaluation keeps it on.
+
+    The INT8 engines start from one run and the INT4 engines from another; only those asked for are trained.
+    """
 
     method: Literal["qat"]
-    provider: Literal["modelopt"] = "modelopt"
+    provider: Literal["modelopt", "own"] | None = Field(
+        None, description="who fake-quantizes INT8; null: modelopt where it can (ste, fixed ranges), else our own")
+    learn: Learn = Ste(method="ste")
+    distill: QatDistill | None = Field(None, description="let the float network teach; null: learn from the labels")
     train: QatTrain = QatTrain()
+
+    @property
+    def int8_provider(self) -> Literal["modelopt", "own"]:
+        """Who fake-quantizes INT8; INT4 is always our own."""
+        fixed = isinstance(self.learn, Ste) and self.learn.freeze_observers_after is None
+        return self.provider or ("modelopt" if fixed else "own")
+
+    @model_validator(mode="after")
+    def _provider_can(self) -> Qat:
+        if self.provider == "modelopt" and self.model_copy(update={"provider": None}).int8_provider == "own":
+            wanted = "learn: lsq" if isinstance(self.learn, Lsq) else "learn.freeze_observers_after"
+            raise ValueError(f"provider: modelopt does not know {wanted}; remove provider, or use learn: ste")
+        return self
+
+
+class HalfTrain(FineTune):
+    """The fine-tuning run on half-precision weights; its arithmetic is the section's dtype where that is native."""
+
+    epochs: int = Field(2, ge=1)
+    optimizer: Optimizer = Sgd(method="sgd", lr=2e-3, weight_decay=1e-4)
+    mixed_precision: Literal["auto"] = Field("auto", description="always by dtype")
+
+
+class HalfFinetune(QuantizeSection):
+    """Fine-tuning for an FP16 or BF16 engine: weights are rounded to it at every step, the gradient passes straight.
+
+    On a GPU activations and gradients have that type too, with loss scaling for FP16; a CPU computes in FP32, as its
+    engine does. Engines of other precisions start from the plain float network.
+    """
+
+    method: Literal["half_finetune"]
+    dtype: Literal["fp16", "bf16"] = "fp16"
+    train: HalfTrain = HalfTrain()
 
 
 class Sparse(Section):
@@ -154,4 +221,4 @@ class Gpfq(QuantizeSection):
         return self
 
 
-Quantize = Annotated[Union[Ptq, Qat, Gpfq], Field(discriminator="method"), BeforeValidator(method_name)]
+Quantize = Annotated[Union[Ptq, Qat, HalfFinetune, Gpfq], Field(discriminator="method"), BeforeValidator(method_name)]

@@ -60,8 +60,10 @@ from toolchain.recipe.quantize import (
     Calibrator,
     EntropyCalibrator,
     Gpfq,
+    HalfFinetune,
     Int4,
     Int8,
+    Lsq,
     MaxCalibrator,
     MseCalibrator,
     PercentileCalibrator,
@@ -70,6 +72,7 @@ from toolchain.recipe.quantize import (
     QatTrain,
     Quantize,
     QuantizeSection,
+    Ste,
 )
 from toolchain.recipe.section import Section
 
@@ -97,10 +100,12 @@ __all__ = [
     "Fraction",
     "FrozenJitter",
     "Gpfq",
+    "HalfFinetune",
     "Holds",
     "Int4",
     "Int8",
     "Limits",
+    "Lsq",
     "MaxCalibrator",
     "Measure",
     "MixedPrecision",
@@ -125,6 +130,7 @@ __all__ = [
     "RtxEngine",
     "Section",
     "Sgd",
+    "Ste",
     "Teacher",
     "TeacherCheckpoint",
     "TeacherInline",
@@ -157,9 +163,12 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _own_onnx_has_no_torch_side(self) -> Recipe:
         if isinstance(self.model, OnnxModel):
-            sections = [s for s in ("train", "distill", "prune") if s in self.model_fields_set and getattr(self, s)]
-            if sections or isinstance(self.quantize, Qat):
-                named = ", ".join(sections + ["quantize: qat"] * isinstance(self.quantize, Qat))
+            sections: list[str] = [name for name in ("train", "distill", "prune")
+                                   if name in self.model_fields_set and getattr(self, name)]
+            if isinstance(self.quantize, (Qat, HalfFinetune)):
+                sections.append(f"quantize: {self.quantize.method}")
+            if sections:
+                named = ", ".join(sections)
                 raise ValueError(f"model.onnx is a finished network: remove {named}, or use model.arch")
         return self
 
@@ -174,6 +183,16 @@ class Recipe(Section):
         if fidelity and isinstance(self.model, OnnxModel):
             raise ValueError("measure.fidelity compares a student that was trained here with its teacher, but the "
                              "model is a finished ONNX file: use `toolchain compare`, or model.arch")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_trained_is_built(self) -> Recipe:
+        wanted = {Qat: ("int8", "int4"), HalfFinetune: (getattr(self.quantize, "dtype", ""),)}.get(type(self.quantize))
+        found = [engine.precision for engine in self.engines or ()]
+        if wanted and found and not set(wanted) & set(found):
+            raise ValueError(f"quantize: {self.quantize.method} trains for {' and '.join(wanted)} engines, but engines "
+                             f"asks for {', '.join(dict.fromkeys(found))} only; add an engine with precision "
+                             f"{' or '.join(wanted)}, or use quantize: ptq")
         return self
 
     @model_validator(mode="after")
