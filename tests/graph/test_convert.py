@@ -10,9 +10,9 @@ from toolchain.errors import OnnxError
 from toolchain.graph.convert import convert
 from toolchain.graph.rules import RULES
 
-PRECISIONS = ["fp32", "fp16", "bf16", "int8", "int4"]
+PRECISIONS = ["fp32", "fp16", "bf16", "int8", "int8_weight_only", "int4"]
 # largest |difference| of logits, relative to the largest logit: rounding to 11 and 8 bits; codes of 8 and 4 bits
-CLOSE = {"fp32": 1e-6, "fp16": 5e-3, "bf16": 5e-2, "int8": 0.2, "int4": 0.6}
+CLOSE = {"fp32": 1e-6, "fp16": 5e-3, "bf16": 5e-2, "int8": 0.2, "int8_weight_only": 5e-2, "int4": 0.6}
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -16,6 +16,7 @@ from toolchain.graph.cast import compute_in_half, store_in_half
 from toolchain.graph.clean import clean
 from toolchain.graph.compare import gap, probe_images, run
 from toolchain.graph.int4 import quantize_int4
+from toolchain.graph.int8_weights import quantize_int8_weights
 from toolchain.graph.layers import layers
 from toolchain.graph.onnx_file import read_onnx, write_onnx
 from toolchain.graph.qdq import quantize_int8
@@ -42,6 +43,11 @@ def _int8(model: ir.Model, rules: Rules, given: Given) -> dict[str, str]:
     return dict.fromkeys(found, "int8")
 
 
+def _int8_weights(model: ir.Model, rules: Rules, given: Given) -> dict[str, str]:
+    known = given.ranges.weights if given.ranges else None
+    return quantize_int8_weights(model, rules, given.int8.first_last, weights=known, keep_float=given.int8.keep_float)
+
+
 def _int4(model: ir.Model, rules: Rules, given: Given) -> dict[str, str]:
     known = given.ranges.weights if given.ranges else None
     return quantize_int4(model, rules, given.int4.block, given.int4.first_last, weights=known,
@@ -49,7 +55,11 @@ def _int4(model: ir.Model, rules: Rules, given: Given) -> dict[str, str]:
 
 
 # precision -> changes the model in place and says which layers became what; precisions not here quantize nothing
-QUANTIZERS: dict[str, Callable[[ir.Model, Rules, Given], dict[str, str]]] = {"int8": _int8, "int4": _int4}
+QUANTIZERS: dict[str, Callable[[ir.Model, Rules, Given], dict[str, str]]] = {
+    "int8": _int8,
+    "int8_weight_only": _int8_weights,
+    "int4": _int4,
+}
 
 
 def convert(
@@ -59,9 +69,9 @@ def convert(
 ) -> dict[str, Any]:
     """Write `out_path` and say what it is: {"gap": …, "layers": [{"name", "op", "precision", "macs"}], "weight_bytes"}.
 
-    ranges: needed for int8; int4 takes the amax of weights from it, where there is one. probe: float32 images
-    (n, 3, S, S) for the comparison; real ones tell more than the default, which is noise. assignment: layer name ->
-    precision, for `mixed`. Raises OnnxError, with nothing written, when it cannot be done.
+    ranges: needed for int8; int8_weight_only and int4 take the amax of weights from it, where there is one. probe:
+    float32 images (n, 3, S, S) for the comparison; real ones tell more than the default, which is noise. assignment:
+    layer name -> precision, for `mixed`. Raises OnnxError, with nothing written, when it cannot be done.
     """
     if rules_name not in RULES:
         raise OnnxError(f"target rules: found '{rules_name}', expected {', '.join(RULES)}{nearest(rules_name, RULES)}")
@@ -97,4 +107,5 @@ def convert(
 
 def _rest(precision: str, rules: Rules) -> str:
     """Precision of whatever is not quantized."""
-    return {"int8": rules.int8_float, "int4": rules.int4_float}.get(precision, precision)
+    floats = {"int8": rules.int8_float, "int8_weight_only": rules.int4_float, "int4": rules.int4_float}
+    return floats.get(precision, precision)

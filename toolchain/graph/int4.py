@@ -15,11 +15,11 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from toolchain.errors import OnnxError
 from toolchain.graph.clean import drop_unused
 from toolchain.graph.edit import add_initializer, constant, insert, replace_node
+from toolchain.graph.int8_weights import cast_and_scale, channel_amax, store_int8
 from toolchain.graph.layers import Layer, chosen_layers
-from toolchain.graph.qdq import FLOATS, SMALLEST_SCALE, weight_codes
+from toolchain.graph.qdq import FLOATS, SMALLEST_SCALE
 from toolchain.graph.rules import Rules
 
 FEWEST_INPUTS = 16  # a depthwise 3x3 has 9: four bits ruin it and a scale per nine weights saves little
@@ -44,7 +44,9 @@ def quantize_int4(
         key = f"{layer.op} {layer.weight.name}"
         if key not in stored:
             amax = channel_amax(layer, weights or {})
-            stored[key] = _store_int8(model.graph, layer, rules, scale_type, amax) if small else _store_int4(
+            if small and amax is not None:
+                amax = amax * np.float32(127 / 7)  # 127 steps of the same scale
+            stored[key] = store_int8(model.graph, layer, rules, amax) if small else _store_int4(
                 model.graph, layer, rules, scale_type, block, amax)
         layer.node.replace_input_with(1, stored[key])
         if layer.op == "Gemm" and not small:
@@ -62,17 +64,6 @@ def block_length(inputs: int, block: int) -> int:
         return inputs
     divisors = [n for n in range(block // 2, 2 * block + 1) if inputs % n == 0]
     return min(divisors, key=lambda n: (abs(n - block), -n), default=inputs)
-
-
-def channel_amax(layer: Layer, weights: Mapping[str, Sequence[float]]) -> np.ndarray | None:
-    """amax per output channel, float32 (channels,), where `weights` names the layer's; None: each block has its own."""
-    found, channels = weights.get(layer.weight.name or ""), layer.array.shape[layer.axis]
-    if found is None:
-        return None
-    if len(found) != channels:
-        raise OnnxError(f"layer {layer.name}: {len(found)} weight ranges for {channels} output channels; the ranges "
-                        "belong to another network")
-    return np.asarray(found, np.float32)
 
 
 def int4_codes(weight: np.ndarray, block: int, scale_type: type, channels: np.ndarray | None = None
@@ -99,7 +90,7 @@ def _store_int4(graph: ir.Graph, layer: Layer, rules: Rules, scale_type: type, b
     if rules.decode == "cast" and not fused:
         shape = weight.shape if convolution else rows.shape
         parts = [codes.reshape(*scale.shape, length), scale[:, :, None]]
-        value = _reshaped(graph, layer, _cast_and_scale(graph, layer, parts[0], parts[1]), shape)
+        value = _reshaped(graph, layer, cast_and_scale(graph, layer, parts[0], parts[1]), shape)
         return value if convolution else insert(graph, layer.node, "Transpose", [value], f"{name}_columns", perm=[1, 0])
     if not convolution:
         codes, scale = codes.T, scale.T
@@ -107,27 +98,6 @@ def _store_int4(graph: ir.Graph, layer: Layer, rules: Rules, scale_type: type, b
     value = insert(graph, layer.node, "DequantizeLinear", [*stored], f"{name}_dequantized",
                    axis=int(convolution), block_size=length)
     return _reshaped(graph, layer, value, weight.shape) if convolution else value
-
-
-def _store_int8(graph: ir.Graph, layer: Layer, rules: Rules, scale_type: type, amax: np.ndarray | None) -> ir.Value:
-    weight, name = layer.array, layer.weight.name or layer.name
-    wider = None if amax is None else (amax * np.float32(127 / 7)).tolist()  # 127 steps of the same scale
-    codes, scale = weight_codes(weight, wider, layer.axis, scale_type)
-    if rules.decode == "cast":
-        spread = scale.reshape([-1 if i == layer.axis else 1 for i in range(weight.ndim)])
-        return _cast_and_scale(graph, layer, codes, spread)
-    stored = [add_initializer(graph, f"{name}_codes", codes), add_initializer(graph, f"{name}_scale", scale),
-              add_initializer(graph, f"{name}_zero_point", np.zeros(scale.shape, np.int8))]
-    return insert(graph, layer.node, "DequantizeLinear", [*stored], f"{name}_dequantized", axis=layer.axis)
-
-
-def _cast_and_scale(graph: ir.Graph, layer: Layer, codes: np.ndarray, scale: np.ndarray) -> ir.Value:
-    """float(codes) * scale: plain arithmetic on constants, which a runtime folds once at load."""
-    name = layer.weight.name or layer.name
-    kind = ir.DataType.FLOAT16 if scale.dtype == np.float16 else ir.DataType.FLOAT
-    stored, scales = add_initializer(graph, f"{name}_codes", codes), add_initializer(graph, f"{name}_scale", scale)
-    cast = insert(graph, layer.node, "Cast", [stored], f"{name}_cast", to=int(kind))
-    return insert(graph, layer.node, "Mul", [cast, scales], f"{name}_dequantized")
 
 
 def _reshaped(graph: ir.Graph, layer: Layer, value: ir.Value, shape: tuple[int, ...]) -> ir.Value:

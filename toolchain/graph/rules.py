@@ -22,7 +22,8 @@ class Rules:
     quantized_inputs: further ops whose inputs carry Q/DQ (pools, Concat).
     half: "compute": fp16/bf16 weights and activations with FP32 graph inputs and outputs. "storage": weights stored in
         half and cast to FP32, for a CPU that has no half kernels.
-    int8_float, int4_float: type of everything that is not quantized, and of the scales.
+    int8_float, int4_float: type of everything that is not quantized, and of the scales; int4_float is that of every
+        engine whose weights alone are integers.
     decode: how stored integer weights that no fused kernel reads become float: "dequantize" (DequantizeLinear) or
         "cast" (Cast and Mul, which ONNX Runtime computes once when it loads the file, not at every run).
     bias_after_gemm: a Gemm whose result stays float gets its bias from an Add: ONNX Runtime has an integer kernel for
