@@ -191,6 +191,28 @@ def run_doctor(as_json: bool = False) -> None:
     print(json.dumps(facts, indent=1)) if as_json else render_doctor(facts)
 
 
+def run_explain_formats(
+    path: Path | None = None, overrides: Sequence[str] = (), imports: Sequence[Path] = (),
+    data_root: Path | None = None, out: Path | None = None, cache: Path | None = None, as_json: bool = False,
+) -> None:
+    """Print the number formats and, with a recipe, what its network loses in each of them."""
+    from toolchain.explain.table import as_data, print_formats, print_losses
+
+    if path is None:
+        print(json.dumps(as_data(), indent=1)) if as_json else print_formats()
+        return
+    from toolchain.steps.explaining import losses_of
+
+    recipe = open_recipe(path, overrides, imports)
+    work = WorkDir(out or Path("build") / recipe.name, cache, dry=True)
+    found, where = losses_of(recipe, work, path.parent, data_roots(path, data_root), imports)
+    if as_json:
+        print(json.dumps(as_data(recipe.name, where, found), indent=1))
+        return
+    print_formats()
+    print_losses(recipe.name, where, found)
+
+
 def run_calib(
     path: Path, overrides: Sequence[str] = (), data_root: Path | None = None, images: int = 512,
     out: Path | None = None,

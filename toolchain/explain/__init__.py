@@ -1,0 +1,1 @@
+"""What a number format can hold, and what of a network's values it loses."""
