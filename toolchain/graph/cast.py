@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
@@ -19,15 +21,17 @@ BF16_OPSET = 22  # the first whose Conv, pools and friends take bfloat16
 FLOAT_ONLY = {"Resize": (2,), "Upsample": (1,)}  # inputs the standard fixes to float32 whatever the data's type
 
 
-def compute_in_half(model: ir.Model, precision: str) -> None:
+def compute_in_half(model: ir.Model, precision: str, keep_fp32: Sequence[ir.Node] = ()) -> None:
     """Cast all weights and activations of a float `model` to `precision`; graph inputs and outputs stay FP32.
 
-    INT8/INT4 codes stay as they are; their scales become half too, as ONNX asks. Raises OnnxError naming a weight that
-    FP16 cannot hold.
+    keep_fp32: nodes that go on computing in FP32, on their own stored FP32 weights, with casts around them. INT8/INT4
+    codes stay as they are; their scales become half too, as ONNX asks. Raises OnnxError naming a weight that FP16
+    cannot hold.
     """
     kind = HALF[precision][1]
     graph = model.graph
     keep = {node.inputs[i] for node in graph for i in FLOAT_ONLY.get(node.op_type, ()) if i < len(node.inputs)}
+    keep |= {value for node in keep_fp32 for value in node.inputs[1:]}
     scales = {node.inputs[1] for node in graph if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
     for value in graph.initializers.values():
         if value.dtype == ir.DataType.FLOAT and value not in keep:
@@ -40,17 +44,20 @@ def compute_in_half(model: ir.Model, precision: str) -> None:
     for position, value in enumerate(graph.outputs):
         if value.dtype in (ir.DataType.FLOAT, None):
             _cast_output(graph, position, value, kind)
+    for node in keep_fp32:
+        _cast_around(graph, node, kind)
     if precision == "bf16":
         model.opset_imports[""] = max(BF16_OPSET, model.opset_imports[""])
 
 
-def store_in_half(model: ir.Model, precision: str) -> None:
+def store_in_half(model: ir.Model, precision: str, only: Collection[ir.Value] | None = None) -> None:
     """Store every float weight of `model` in `precision`, followed by a Cast to FP32 that runtimes fold when they load.
 
-    Arithmetic stays FP32, on rounded weights. Raises OnnxError naming a weight that FP16 cannot hold.
+    only: the stored tensors to change; None: all. Arithmetic stays FP32, on rounded weights. Raises OnnxError naming a
+    weight that FP16 cannot hold.
     """
     graph = model.graph
-    for value in list(graph.initializers.values()):
+    for value in [value for value in graph.initializers.values() if only is None or value in only]:
         readers = {use.node for use in value.uses()}
         if value.dtype != ir.DataType.FLOAT or value.const_value is None or value.const_value.size < 2 or not readers:
             continue
@@ -101,6 +108,17 @@ def _cast_input(graph: ir.Graph, value: ir.Value, kind: ir.DataType) -> None:
         for position, found in enumerate(node.inputs):
             if found is value:
                 node.replace_input_with(position, cast)
+
+
+def _cast_around(graph: ir.Graph, node: ir.Node, kind: ir.DataType) -> None:
+    entry, output = node.inputs[0], node.outputs[0]
+    assert entry is not None
+    node.replace_input_with(0, insert(graph, node, "Cast", [entry], f"{entry.name}_float", to=int(ir.DataType.FLOAT)))
+    readers = list(output.uses())
+    first = next(each for each in graph if any(each is use.node for use in readers))
+    cast = insert(graph, first, "Cast", [output], f"{output.name}_half", to=int(kind))
+    for use in readers:
+        use.node.replace_input_with(use.idx, cast)
 
 
 def _cast_output(graph: ir.Graph, position: int, value: ir.Value, kind: ir.DataType) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
@@ -21,39 +22,51 @@ from toolchain.graph.rules import Rules
 from toolchain.ranges import ActivationRange, Ranges
 
 SMALLEST_SCALE = 1e-7  # below it an FP16 scale would be 0
+LARGEST_E4M3 = 448.0
+MOVED_PAST = ("Relu", "Clip", "MaxPool", "Reshape", "Transpose")  # a Q behind one of them serves the layer before it
 FLOATS = {"fp32": np.float32, "fp16": np.float16}
 
 
 def quantize_int8(
     model: ir.Model, rules: Rules, ranges: Ranges, first_last: str, only: Collection[str] | None = None,
-    keep_float: Collection[str] = (),
+    keep_float: Collection[str] = (), between: Sequence[ir.Node] | None = None,
 ) -> set[str]:
     """Quantize every layer of a clean float `model` (first and last too unless `first_last` is "float").
 
-    keep_float: names of layers to leave alone. only: names of the layers to quantize, with nothing between them (no
-    residual Add, pool or Concat); None: all.
+    keep_float: names of layers to leave alone. only: names of the layers to quantize; None: all. between: the residual
+    Adds, pools and Concats to quantize too; None: all of them, or with `only` nothing beside the layers' own inputs.
     Returns the names of the quantized layers. Raises OnnxError when `ranges` lacks one of their inputs, or
     `keep_float` names no layer.
     """
     chosen = chosen_layers(model.graph, first_last, keep_float, only)
     scale_type = FLOATS[rules.int8_float]
     activations = Activations(model.graph, rules, ranges, scale_type)
-    for layer in chosen:
-        if layer.input.name not in ranges.activations:
-            raise OnnxError(f"layer {layer.name}: no calibrated range for its input '{layer.input.name}'; "
-                            "expected one for every layer; calibrate on this very ONNX file")
-    for node in list(model.graph) if only is None else ():
-        if node.op_type in rules.quantized_inputs or node.op_type == "Add":
-            for position in _joined_inputs(node, rules):
-                activations.quantize(node, position)
+    check_ranges(chosen, ranges)
+    alone = only is not None and between is None
+    asked = () if alone else model.graph if between is None else between
+    joins = [node for node in asked if _joined_inputs(node, rules)]
+    for node in joins:
+        for position in _joined_inputs(node, rules):
+            activations.quantize(node, position)
     weights: dict[str, ir.Value] = {}
     for layer in chosen:
         activations.quantize(layer.node, 0)
         store_int8_weight(model.graph, layer, ranges.weights.get(layer.weight.name or ""), scale_type, weights)
+    for node in [*joins, *(layer.node for layer in chosen if layer.op == "Conv")]:
+        if rules.integer_results and not alone:
+            activations.quantize_result(node)
     for layer in chosen if rules.bias_after_gemm else ():
         add_bias_after(model.graph, layer)
     drop_unused(model)
     return {layer.name for layer in chosen}
+
+
+def check_ranges(chosen: Sequence[Layer], ranges: Ranges) -> None:
+    """Raise OnnxError for a layer whose input has no calibrated range."""
+    for layer in chosen:
+        if layer.input.name not in ranges.activations:
+            raise OnnxError(f"layer {layer.name}: no calibrated range for its input '{layer.input.name}'; "
+                            "expected one for every layer; calibrate on this very ONNX file")
 
 
 def weight_codes(weight: np.ndarray, amax: Sequence[float] | None, axis: int, scale_type: type
@@ -114,6 +127,15 @@ class Activations:
             self.done[name] = self._pair(value, name)
         node.replace_input_with(position, self.done[name])
 
+    def quantize_result(self, node: ir.Node) -> None:
+        """Let whatever reads the node's result, behind its activation, read codes: else it computes in float."""
+        value = node.outputs[0]
+        while len(uses := list(value.uses())) == 1 and uses[0].node.op_type in MOVED_PAST:
+            value = uses[0].node.outputs[0]
+        for use in list(value.uses()):
+            if use.node.op_type != "QuantizeLinear":
+                self.quantize(use.node, use.idx)
+
     def _pair(self, value: ir.Value, name: str) -> ir.Value:
         scale, zero_point = code_grid(self.ranges.activations[name], self.rules.activations, clip_of(value))
         first = _first_consumer(self.graph, value)
@@ -126,17 +148,23 @@ class Activations:
 def code_grid(found: ActivationRange, form: str, upper: float | None) -> tuple[float, np.ndarray]:
     """Scale and zero_point (a 0-d array of the codes' type) for one tensor.
 
-    upper: the tensor is the output of Clip(0, upper). For UINT8 codes a grid that ends at or below `upper` does the
-    clipping itself, so the runtime drops the Clip; upper / 255 is also finer than amax / 127 whenever it is chosen.
+    upper: the tensor is the output of Clip(0, upper). For codes of "u8" and "s8_shifted" a grid that ends at or below
+    `upper` does the clipping itself, so the runtime drops the Clip; upper / 255 is also finer than amax / 127 whenever
+    it is chosen.
     """
+    if form == "e4m3":
+        largest = max(-found.min, found.max)
+        scale = max(largest / LARGEST_E4M3, SMALLEST_SCALE) if largest > 0 else 1.0
+        return scale, np.array(0, ml_dtypes.float8_e4m3fn)
     scale = max(found.amax / 127, SMALLEST_SCALE) if found.amax > 0 else 1.0
     if form == "s8":
         return scale, np.array(0, np.int8)
+    shifted = form == "s8_shifted"
     if found.min < 0:
-        return scale, np.array(128, np.uint8)
+        return scale, np.array(0, np.int8) if shifted else np.array(128, np.uint8)
     if upper is not None and scale * 255 > upper:
         scale = float(np.nextafter(np.float32(upper / 255), np.float32(0)))
-    return scale, np.array(0, np.uint8)
+    return scale, np.array(-128, np.int8) if shifted else np.array(0, np.uint8)
 
 
 def clip_of(value: ir.Value) -> float | None:
@@ -156,7 +184,9 @@ def _is_requantized(value: ir.Value) -> bool:
 
 
 def _joined_inputs(node: ir.Node, rules: Rules) -> list[int]:
-    """Positions whose activation carries Q/DQ in an Add of two activations, a pool or a Concat."""
+    """Positions whose activation carries Q/DQ in an Add of two activations, a pool or a Concat; [] of other nodes."""
+    if node.op_type not in (*rules.quantized_inputs, "Add"):
+        return []
     live = [i for i, value in enumerate(node.inputs) if value is not None and constant(value) is None]
     if node.op_type != "Add":
         return live if node.op_type == "Concat" else live[:1]
