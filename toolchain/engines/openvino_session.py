@@ -121,9 +121,10 @@ def build_engine(onnx_path: Path, cfg: Any, folder: Path, info: dict[str, Any], 
 
 
 def realized_layers(model: ov.CompiledModel) -> list[dict[str, Any]]:
-    """[{name, op, dtype, shape}] of the compiled model, after OpenVINO's own fusions; constants are left out.
+    """[{name, op, dtype, shape, origin}] of the compiled model, after OpenVINO's own fusions; constants are left out.
 
-    dtype: the precision the layer runs in. shape: of its first output, -1 where dynamic.
+    dtype: the precision the layer runs in. shape: of its first output, -1 where dynamic. origin: names of the nodes of
+    the ONNX file that it holds.
     """
     layers = []
     for op in model.get_runtime_model().get_ordered_ops():
@@ -132,6 +133,8 @@ def realized_layers(model: ov.CompiledModel) -> list[dict[str, Any]]:
         if kind == "Const":
             continue
         dims = op.get_output_partial_shape(0) if op.get_output_size() else []
+        origin = str(facts["originalLayersNames"].value).split(",") if "originalLayersNames" in facts else []
         layers.append({"name": op.get_friendly_name(), "op": kind, "dtype": str(facts["runtimePrecision"].value),
-                       "shape": [-1 if d.is_dynamic else d.get_length() for d in dims]})
+                       "shape": [-1 if d.is_dynamic else d.get_length() for d in dims],
+                       "origin": [name for name in origin if name]})
     return layers

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from toolchain.engines.gpu import NO_GPU, Gpu, gpus
 from toolchain.engines.record import describe, verify, write_record
 from toolchain.engines.rtx import COMPUTE
-from toolchain.engines.trt_build import Job
+from toolchain.engines.trt_build import INSPECTED, Job
 from toolchain.engines.trt_package import INSTALL
 from toolchain.engines.trt_process import run_build
 from toolchain.engines.trt_sparse import sparse_in, with_tactics
 from toolchain.errors import EngineError, MissingPackage
+from toolchain.files import write_text
 from toolchain.recipe.schema import DEFAULT_PRECISIONS
 
 if TYPE_CHECKING:
@@ -92,6 +93,8 @@ def build(onnx_path: Path, cfg: Any, folder: Path, info: dict[str, Any]) -> Path
     job = Job("tensorrt", str(onnx_path), str(engine), [], cfg.batch.model_dump(), cfg.workspace_mb,
               str(cache) if cache else None, sparse is not None)
     built = run_build(job, f"tensorrt {cfg.precision}")
+    if built.get("inspected"):
+        write_text(folder / INSPECTED, built["inspected"])
     write_record(folder, describe(cfg, engine, onnx_path, info, compute=COMPUTE[cfg.precision],
                                   device=f"{gpu.name} (sm{gpu.sm})", runtime_version=built["runtime_version"],
                                   layers=built["layers"], profile=cfg.batch.model_dump(),

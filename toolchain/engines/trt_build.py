@@ -21,6 +21,8 @@ from toolchain.engines.trt_package import UNSIGNED, Package, import_package, mak
 from toolchain.errors import EngineError, ToolchainError
 from toolchain.files import write_bytes
 
+INSPECTED = "inspector.json"  # beside the engine, where it could be opened
+
 
 @dataclass(frozen=True)
 class Job:
@@ -40,9 +42,10 @@ class Job:
 
 
 def build(job: Job, answers: TextIO) -> dict[str, Any]:
-    """Build and write the engine; returns {runtime_version, layers, sparse}. Raises EngineError, MissingPackage.
+    """Build and write the engine; returns {runtime_version, layers, sparse, inspected}.
 
-    sparse: {"eligible", "chosen"}: layers for sparse tactics; None where this TensorRT does not tell.
+    sparse: {"eligible", "chosen"}: layers for sparse tactics; None where this TensorRT does not tell. inspected: what
+    the engine inspector says, as text; None where no engine can be opened. Raises EngineError, MissingPackage.
     """
     package = import_package(job.package)
     trt, log = package.trt, make_logger(package.trt)
@@ -66,6 +69,9 @@ def build(job: Job, answers: TextIO) -> dict[str, Any]:
     cache = open_timing_cache(package, job.timing_cache, config)
     monitor = make_monitor(trt, answers)  # kept in a variable: the builder holds no reference of its own
     config.progress_monitor = monitor
+    inspectable = not package.has_cc_api  # an engine for other GPUs cannot be opened here, and details change its bytes
+    if inspectable:
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
 
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
@@ -77,7 +83,17 @@ def build(job: Job, answers: TextIO) -> dict[str, Any]:
         write_bytes(mine, bytes(config.get_timing_cache().serialize()))
         os.replace(mine, job.timing_cache)
     return {"runtime_version": str(trt.__version__), "layers": layers,
-            "sparse": {"eligible": log.sparse.get("Found"), "chosen": log.sparse.get("Chose")}}
+            "sparse": {"eligible": log.sparse.get("Found"), "chosen": log.sparse.get("Chose")},
+            "inspected": inspect(trt, log, serialized) if inspectable else None}
+
+
+def inspect(trt: Any, log: Any, serialized: Any) -> str | None:
+    """The engine inspector's JSON on every layer; None where the engine cannot be opened here."""
+    runtime = trt.Runtime(log)  # kept in a variable: the engine needs it
+    engine = runtime.deserialize_cuda_engine(serialized)
+    if engine is None:
+        return None
+    return str(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
 
 
 def parse(job: Job, trt: Any, parser: Any, network: Any, log: Any) -> None:
