@@ -10,13 +10,14 @@ from toolchain.errors import OnnxError
 from toolchain.graph.convert import convert
 from toolchain.graph.rules import RULES
 
-PRECISIONS = ["fp32", "fp16", "bf16", "int8", "int8_weight_only", "int4"]
+PRECISIONS = ["fp32", "fp16", "bf16", "fp8", "int8", "int8_weight_only", "int4"]
 # largest |difference| of logits, relative to the largest logit: rounding to 11 and 8 bits; codes of 8 and 4 bits
-CLOSE = {"fp32": 1e-6, "fp16": 5e-3, "bf16": 5e-2, "int8": 0.2, "int8_weight_only": 5e-2, "int4": 0.6}
+CLOSE = {"fp32": 1e-6, "fp16": 5e-3, "bf16": 5e-2, "fp8": 0.3, "int8": 0.2, "int8_weight_only": 5e-2, "int4": 0.6}
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize(("rules", "precision"), [
+    (name, precision) for name, rules in RULES.items() for precision in PRECISIONS
+    if precision != "fp8" or rules.fp8_float])
 @pytest.mark.parametrize("name", ["vgg", "squeezenet1_1"])
 def test_every_file_is_valid_and_close_to_its_source(float_onnx, ranges, probe, tmp_path, name, rules, precision):
     out = tmp_path / "out.onnx"
@@ -49,7 +50,7 @@ def test_unknown_rules_are_refused_with_the_nearest_name(float_onnx, tmp_path):
         convert(float_onnx("vgg"), tmp_path / "out.onnx", "fp32", "tensort")
 
 
-CASES = [(precision, "tensorrt", (86, 89)) for precision in PRECISIONS] + [("int8", "tensorrt_sm75", (75,)),
+CASES = [(precision, "tensorrt", (89, 120) if precision == "fp8" else (86, 89)) for precision in PRECISIONS] + [("int8", "tensorrt_sm75", (75,)),
                                                                           ("fp16", "tensorrt", (75,))]
 
 

@@ -15,9 +15,11 @@ from toolchain.errors import OnnxError, nearest
 from toolchain.graph.cast import compute_in_half, store_in_half
 from toolchain.graph.clean import clean
 from toolchain.graph.compare import gap, probe_images, run
+from toolchain.graph.fp8 import quantize_fp8
 from toolchain.graph.int4 import quantize_int4
 from toolchain.graph.int8_weights import quantize_int8_weights
 from toolchain.graph.layers import layers
+from toolchain.graph.mixed import quantize_mixed
 from toolchain.graph.onnx_file import read_onnx, write_onnx
 from toolchain.graph.qdq import quantize_int8
 from toolchain.graph.rules import RULES, Rules
@@ -34,6 +36,7 @@ class Given:
     int8: Int8
     int4: Int4
     assignment: Mapping[str, str] | None
+    joins: bool = True
 
 
 def _int8(model: ir.Model, rules: Rules, given: Given) -> dict[str, str]:
@@ -41,6 +44,12 @@ def _int8(model: ir.Model, rules: Rules, given: Given) -> dict[str, str]:
         raise OnnxError("int8 needs ranges, found none; calibrate first")
     found = quantize_int8(model, rules, given.ranges, given.int8.first_last, keep_float=given.int8.keep_float)
     return dict.fromkeys(found, "int8")
+
+
+def _fp8(model: ir.Model, rules: Rules, given: Given) -> dict[str, str]:
+    if given.ranges is None:
+        raise OnnxError("fp8 needs ranges, found none; calibrate first")
+    return quantize_fp8(model, rules, given.ranges, given.int8.first_last, keep_float=given.int8.keep_float)
 
 
 def _int8_weights(model: ir.Model, rules: Rules, given: Given) -> dict[str, str]:
@@ -54,24 +63,33 @@ def _int4(model: ir.Model, rules: Rules, given: Given) -> dict[str, str]:
                          keep_float=given.int4.keep_float)
 
 
+def _mixed(model: ir.Model, rules: Rules, given: Given) -> dict[str, str]:
+    if given.ranges is None or given.assignment is None:
+        raise OnnxError("mixed needs ranges and a precision for each layer, found none; calibrate and assign first")
+    return quantize_mixed(model, rules, given.ranges, given.int4.block, given.assignment, given.joins)
+
+
 # precision -> changes the model in place and says which layers became what; precisions not here quantize nothing
 QUANTIZERS: dict[str, Callable[[ir.Model, Rules, Given], dict[str, str]]] = {
+    "fp8": _fp8,
     "int8": _int8,
     "int8_weight_only": _int8_weights,
     "int4": _int4,
+    "mixed": _mixed,
 }
 
 
 def convert(
     float_onnx: Path, out_path: Path, precision: str, rules_name: str, ranges: Ranges | None = None,
     int8: Int8 | None = None, int4: Int4 | None = None, probe: np.ndarray | None = None,
-    assignment: Mapping[str, str] | None = None,
+    assignment: Mapping[str, str] | None = None, joins: bool = True,
 ) -> dict[str, Any]:
     """Write `out_path` and say what it is: {"gap": …, "layers": [{"name", "op", "precision", "macs"}], "weight_bytes"}.
 
-    ranges: needed for int8; int8_weight_only and int4 take the amax of weights from it, where there is one. probe:
-    float32 images (n, 3, S, S) for the comparison; real ones tell more than the default, which is noise. assignment:
-    layer name -> precision, for `mixed`. Raises OnnxError, with nothing written, when it cannot be done.
+    ranges: needed for int8 and fp8; int8_weight_only and int4 take the amax of weights from it, where there is one.
+    probe: float32 images (n, 3, S, S) for the comparison; real ones tell more than the default, which is noise.
+    assignment: layer name -> precision, for `mixed`; joins: whether its residual Adds, pools and Concats may be INT8.
+    Raises OnnxError, with nothing written, when it cannot be done.
     """
     if rules_name not in RULES:
         raise OnnxError(f"target rules: found '{rules_name}', expected {', '.join(RULES)}{nearest(rules_name, RULES)}")
@@ -80,7 +98,7 @@ def convert(
     passes.ShapeInferencePass()(model)
     described = [{"name": layer.name, "op": layer.op, "precision": _rest(precision, rules), "macs": layer.macs}
                  for layer in layers(model.graph)]
-    given = Given(ranges, int8 or Int8(), int4 or Int4(), assignment)
+    given = Given(ranges, int8 or Int8(), int4 or Int4(), assignment, joins)
     changed: dict[str, str] = {}
     if precision in QUANTIZERS:
         try:
@@ -107,5 +125,6 @@ def convert(
 
 def _rest(precision: str, rules: Rules) -> str:
     """Precision of whatever is not quantized."""
-    floats = {"int8": rules.int8_float, "int8_weight_only": rules.int4_float, "int4": rules.int4_float}
+    floats = {"mixed": "fp32", "int8": rules.int8_float, "int8_weight_only": rules.int4_float, "int4": rules.int4_float,
+              "fp8": rules.fp8_float or "fp32"}
     return floats.get(precision, precision)

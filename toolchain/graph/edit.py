@@ -6,7 +6,8 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-STORED = {np.dtype(ml_dtypes.int4): ir.DataType.INT4, np.dtype(ml_dtypes.bfloat16): ir.DataType.BFLOAT16}
+STORED = {np.dtype(ml_dtypes.int4): ir.DataType.INT4, np.dtype(ml_dtypes.bfloat16): ir.DataType.BFLOAT16,
+          np.dtype(ml_dtypes.float8_e4m3fn): ir.DataType.FLOAT8E4M3FN}
 
 
 def names_of(graph: ir.Graph) -> set[str]:

@@ -17,6 +17,7 @@ class Rules:
 
     activations: "s8": INT8 codes -127…127 around zero_point 0. "u8": UINT8 on the same scale, zero_point 0 for a tensor
         that is never negative (its negative half would be wasted, and ONNX Runtime can then drop the ReLU), else 128.
+        "s8_shifted": the codes of "u8" less 128, as INT8. "e4m3": FP8, which graph/fp8.py alone asks for.
     adds: which inputs of a residual Add carry Q/DQ: "both", or "residual": all but the branch whose last layer the
         runtime fuses with the Add.
     quantized_inputs: further ops whose inputs carry Q/DQ (pools, Concat).
@@ -24,28 +25,33 @@ class Rules:
         half and cast to FP32, for a CPU that has no half kernels.
     int8_float, int4_float: type of everything that is not quantized, and of the scales; int4_float is that of every
         engine whose weights alone are integers.
+    fp8_float: the same beside FP8; None: the target has no FP8.
     decode: how stored integer weights that no fused kernel reads become float: "dequantize" (DequantizeLinear) or
         "cast" (Cast and Mul, which ONNX Runtime computes once when it loads the file, not at every run).
     bias_after_gemm: a Gemm whose result stays float gets its bias from an Add: ONNX Runtime has an integer kernel for
         the Gemm alone, and with a float bias inside it would compute in float.
+    integer_results: a Conv or Add computes in integers only where its result is quantized too, so that of an INT8 one
+        is even before a float layer.
     """
 
-    activations: Literal["s8", "u8"]
+    activations: Literal["s8", "u8", "s8_shifted", "e4m3"]
     adds: Literal["both", "residual"]
     quantized_inputs: tuple[str, ...]
     half: Literal["compute", "storage"]
     int8_float: Float = "fp32"
     int4_float: Float = "fp32"
+    fp8_float: Float | None = None
     decode: Literal["dequantize", "cast"] = "dequantize"
     bias_after_gemm: bool = False
+    integer_results: bool = False
 
 
 # MaxPool needs none: it keeps order, so runtimes move the Q that follows it to its other side
 CPU_OPS = ("GlobalAveragePool", "AveragePool", "Concat")
 
 RULES: dict[str, Rules] = {
-    "cpu_x86": Rules("u8", "both", CPU_OPS, "storage", decode="cast", bias_after_gemm=True),
-    "tensorrt": Rules("s8", "residual", (), "compute", int4_float="fp16"),
+    "cpu_x86": Rules("u8", "both", CPU_OPS, "storage", decode="cast", bias_after_gemm=True, integer_results=True),
+    "tensorrt": Rules("s8", "residual", (), "compute", int4_float="fp16", fp8_float="fp16"),
     # Turing has no FP32 matrix kernels in TensorRT-RTX, so what is not INT8 is FP16
     "tensorrt_sm75": Rules("s8", "residual", (), "compute", int8_float="fp16", int4_float="fp16"),
     "openvino": Rules("u8", "both", CPU_OPS, "storage"),
