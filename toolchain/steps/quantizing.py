@@ -22,7 +22,7 @@ def quantized(job: Job, onnx: Stage, student: Stage | None, precisions: Collecti
     DataError, OnnxError.
     """
     ranges = calibrated("calibrate", job, onnx)
-    starts: dict[str, Start] = {precision: (onnx, ranges if precision == "int8" else None) for precision in precisions}
+    starts: dict[str, Start] = {p: (onnx, ranges if p in ("int8", "fp8") else None) for p in precisions}
     if isinstance(job.recipe.quantize, Gpfq):
         return starts | gpfq_quantized(job, onnx, precisions)
     if isinstance(job.recipe.quantize, Qat) and student:
