@@ -20,13 +20,14 @@ ALLOWED = {  # room -> further rooms it may import; whatever is not here imports
     "distill": {"train", "data", "models", "engines"},  # engines: a teacher may be an ONNX file
     "gradcam": {"data"},
     "measure": {"engines"},
+    "contract": {"engines", "graph"},
     "sensitivity": {"data", "models", "prune", "graph", "engines", "measure", "report"},
     "report": {"doctor"},
     "engines": {"graph"},
     "doctor": {"engines"},
     "explain": set(),
 }
-NO_TORCH = ("recipe", "engines", "measure", "report", "graph", "ranges", "workdir", "console", "errors", "doctor")
+NO_TORCH = ("recipe", "engines", "contract", "measure", "report", "graph", "ranges", "workdir", "console", "errors", "doctor")
 
 
 def room(path: Path) -> str:

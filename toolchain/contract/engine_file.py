@@ -1,0 +1,133 @@
+"""What an engine's ONNX file asks of each layer: how its weights are stored, what feeds it, what reads its result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from toolchain.contract.trace import (
+    Codes,
+    aliases,
+    codes_before,
+    codes_behind,
+    constants,
+    float_reader,
+    float_type,
+    integer,
+    kind,
+    size,
+)
+from toolchain.graph.edit import constant
+from toolchain.graph.layers import LAYER_OPS, layer_name
+from toolchain.graph.onnx_file import read_onnx
+
+WEIGHT_SUFFIXES = ("_codes", ".weight", ".weight_folded")
+
+
+@dataclass(frozen=True)
+class FileLayer:
+    """One Conv, Gemm or MatMul with stored weights.
+
+    names: what the layer may be called, by its weight and its node. aliases: what its kernel may be called, nearest
+    first. weight: the tensor it reads. stored: type of its weights on disk. arithmetic: float type of the graph around
+    it. weights: how many; dims: of the tensor on disk. channel_axis: of the output channels in the weight; scale_axis:
+    of its scales, None for a single scale or without a DequantizeLinear; block: weights to a scale, 0 without. taken,
+    given: codes before and behind it, None where it is float. reader: the first node that reads its result in float.
+    """
+
+    names: tuple[str, ...]
+    op: str
+    aliases: tuple[str, ...]
+    weight: str
+    stored: str
+    arithmetic: str
+    weights: int
+    dims: int
+    channel_axis: int
+    scale_axis: int | None
+    block: int
+    taken: Codes | None
+    given: Codes | None
+    reader: str | None
+
+
+@dataclass(frozen=True)
+class Join:
+    """A residual Add whose sum becomes codes. live: its inputs; bare: those of them that come in float."""
+
+    name: str
+    aliases: tuple[str, ...]
+    live: int
+    bare: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EngineFile:
+    """All layers and residual Adds, in the order they run."""
+
+    layers: tuple[FileLayer, ...]
+    joins: tuple[Join, ...]
+
+
+def read_file(path: Path) -> EngineFile:
+    """What `path` holds. Raises OnnxError when it cannot be read."""
+    graph = read_onnx(path).graph
+    stored = [(node, *constants(node.inputs[1])) for node in graph if node.op_type in LAYER_OPS]
+    return EngineFile(
+        tuple(_layer(node, makers, tensors) for node, makers, tensors in stored if tensors and _is_layer(node)),
+        tuple(_join(node) for node in graph if node.op_type == "Add" and _is_join(node)))
+
+
+def matched(names: Sequence[str], layers: Sequence[FileLayer]) -> dict[str, FileLayer]:
+    """Layer name -> that layer of the file: by its own name or its weight's, the others in the order they run."""
+    left, found = list(layers), dict[str, FileLayer]()
+    for name in names:
+        own = next((layer for layer in left if name in layer.names), None)
+        if own is not None:
+            found[name] = own
+            left.remove(own)
+    unnamed = [name for name in names if name not in found]
+    if len(unnamed) == len(left):
+        found.update(zip(unnamed, left, strict=True))
+    return found
+
+
+def _is_layer(node: ir.Node) -> bool:
+    return constant(node.inputs[0]) is None
+
+
+def _layer(node: ir.Node, makers: Sequence[ir.Node], tensors: Sequence[ir.Value]) -> FileLayer:
+    stored = max(tensors, key=size)
+    decode = next((maker for maker in makers if maker.op_type == "DequantizeLinear"), None)
+    scales = decode.inputs[1] if decode is not None else None
+    return FileLayer(
+        names=tuple(dict.fromkeys([layer_name(node), *_by_weight(stored.name or ""), node.name or ""])),
+        op=node.op_type, aliases=tuple(dict.fromkeys(name for name in aliases(node) if name)),
+        weight=node.inputs[1].name or "", stored=kind(stored),  # type: ignore[union-attr]
+        arithmetic=float_type(node.inputs[1]), weights=size(stored), dims=len(stored.shape or ()),
+        channel_axis=0 if node.op_type == "Conv" or integer(node, "transB", 0) else 1,
+        scale_axis=integer(decode, "axis", 1) if scales is not None and size(scales) > 1 else None,
+        block=integer(decode, "block_size", 0), taken=codes_before(node.inputs[0]), given=codes_behind(node.outputs[0]),
+        reader=float_reader(node.outputs[0]))
+
+
+def _by_weight(name: str) -> list[str]:
+    names = [name]
+    for suffix in WEIGHT_SUFFIXES:
+        name = name.removesuffix(suffix)
+        names.append(name)
+    return names
+
+
+def _is_join(node: ir.Node) -> bool:
+    live = [value for value in node.inputs if value is not None and not constants(value)[1]]
+    return len(live) > 1 and live[0] is not live[1] and codes_behind(node.outputs[0]) is not None
+
+
+def _join(node: ir.Node) -> Join:
+    bare = tuple(value.name or "" for value in node.inputs if value is not None and codes_before(value) is None)
+    names = tuple(name for name in (node.name, node.outputs[0].name) if name)
+    return Join(node.name or "", names, len(node.inputs), bare)

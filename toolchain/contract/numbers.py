@@ -1,0 +1,62 @@
+"""Does the engine compute what its file says? Its logits beside those of the file run node by node, and of the source.
+
+An engine that runs every layer as asked may still be wrong: ONNX Runtime's optimizer once made 0.4 % top-1 of a sound
+FP16 file with Q/DQ. Distances are |one - other| / |other| (L2, over all logits of the probe images).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolchain.contract.judge import Verdict
+from toolchain.engines import load_engine
+from toolchain.engines.record import read_record
+from toolchain.graph.compare import run
+
+# What a runtime's own arithmetic adds to the numbers of an engine's file. int8, fp8: a sum on a rounding edge falls to
+# either side, and the network carries that on as it carries the rounding itself; so twice that is allowed too, where it
+# is more. int4: ONNX Runtime's MatMulNBits rounds its activations.
+LARGEST_TO_FILE = {"fp32": 0.01, "fp16": 0.05, "bf16": 0.1, "fp8": 0.3, "int8": 0.1, "int8_weight_only": 0.05,
+                   "int4": 0.05, "mixed": 0.1}
+ROUNDED = ("int8", "fp8", "mixed")
+LARGEST_TO_SOURCE = 1.0  # as far away as a network that answers nothing: all its logits are 0
+
+
+def compared(engine: Path, path: Path, source: Path, probe: np.ndarray, threads: int = 1) -> dict[str, Any]:
+    """{"to_file", "to_source": distances, "verdict", "why"} of the engine in folder `engine`, which can run here.
+
+    path: the ONNX file it was built from. source: the float file that one was made from. probe: normalized images
+    (n, C, H, W). Raises EngineError or OnnxError when one of them cannot run.
+    """
+    with load_engine(engine, threads) as opened:
+        found = opened.infer(probe)
+    written, float_logits = run(path, probe, optimize=False), run(source, probe)
+    to_file, to_source = distance(found, written), distance(found, float_logits)
+    verdict, why = judged(to_file, to_source, distance(written, float_logits), read_record(engine).precision)
+    return {"to_file": to_file, "to_source": to_source, "verdict": verdict, "why": why}
+
+
+def distance(one: np.ndarray, other: np.ndarray) -> float | None:
+    """|one - other| / |other|; None where `one` is not finite."""
+    if not np.isfinite(one).all():
+        return None
+    norm = float(np.linalg.norm(other))
+    return float(np.linalg.norm(one - other)) / norm if norm else float(np.linalg.norm(one))
+
+
+def judged(to_file: float | None, to_source: float | None, rounding: float | None, precision: str
+           ) -> tuple[Verdict, str]:
+    """The verdict on an engine of `precision`, and why. rounding: distance of its file from the float network."""
+    if to_file is None or to_source is None:
+        return "broken", "its logits are NaN or infinite"
+    limit = max(LARGEST_TO_FILE[precision], 2 * (rounding or 0.0) if precision in ROUNDED else 0.0)
+    if to_file > limit:
+        return "broken", (f"its logits are {to_file:.2g} away from those of its own ONNX file run node by node, where "
+                          f"rounding explains {limit:.2g}: the runtime computes something else")
+    if to_source > LARGEST_TO_SOURCE:
+        return "broken", (f"its logits are {to_source:.2g} away from those of the float network, as far as those of no "
+                          "network at all")
+    return "kept", ""

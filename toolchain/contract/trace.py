@@ -1,0 +1,127 @@
+"""Walking an engine's ONNX graph: back from a weight to what is stored, on from a layer to who reads its result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import onnx_ir as ir
+
+from toolchain.graph.edit import constant
+
+TYPES = {
+    ir.DataType.FLOAT: "fp32", ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16", ir.DataType.INT8: "int8",
+    ir.DataType.UINT8: "uint8", ir.DataType.INT4: "int4", ir.DataType.UINT4: "uint4", ir.DataType.FLOAT8E4M3FN: "fp8",
+}
+# what a runtime may take into the kernel of the layer before it
+FOLLOWING = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Add", "Sub", "Mul",
+             "QuantizeLinear")
+ACTIVATIONS = ("Relu", "Clip")  # between a layer and its QuantizeLinear, where integers can take them over
+FURTHEST = 4  # nodes behind a layer whose names its kernel may carry
+
+
+class Codes(NamedTuple):
+    """The integers of a QuantizeLinear or DequantizeLinear. kind: "int8", "uint8", "fp8", …"""
+
+    kind: str
+    zero_point: float
+
+
+def constants(value: ir.Value | None) -> tuple[list[ir.Node], list[ir.Value]]:
+    """(nodes, stored tensors) that make a weight, the nodes nearest to it first; no tensors when it is not constant."""
+    nodes: list[ir.Node] = []
+    stored: list[ir.Value] = []
+    waiting = [value]
+    while waiting:
+        here = waiting.pop(0)
+        if here is None:
+            continue
+        producer = here.producer()
+        if producer is not None:
+            nodes.append(producer)
+            waiting += producer.inputs
+        elif constant(here) is not None:
+            stored.append(here)
+        else:
+            return nodes, []
+    return nodes, stored
+
+
+def kind(value: ir.Value | None) -> str:
+    """The type of a tensor that is stored in the file, in our words."""
+    dtype = value.dtype if value is not None else None
+    return TYPES.get(dtype, str(dtype)) if dtype is not None else "unknown"
+
+
+def size(value: ir.Value) -> int:
+    """Number of stored elements."""
+    return value.const_value.size if value.const_value is not None else 0
+
+
+def float_type(value: ir.Value | None) -> str:
+    """The type of a weight as its layer reads it, which is that of the layer's arithmetic as the file writes it."""
+    producer = value.producer() if value is not None else None
+    if value is None or producer is None:
+        return kind(value)
+    if producer.op_type == "Cast":
+        return TYPES.get(ir.DataType(producer.attributes["to"].as_int()), "unknown")
+    position = {"DequantizeLinear": 1}.get(producer.op_type, 0)
+    return float_type(producer.inputs[position])
+
+
+def integer(node: ir.Node | None, name: str, default: int) -> int:
+    """An integer attribute."""
+    found = node.attributes.get(name) if node is not None else None
+    return found.as_int() if found is not None else default
+
+
+def codes_before(value: ir.Value | None) -> Codes | None:
+    """The codes that `value` was decoded from; None when it is float."""
+    producer = value.producer() if value is not None else None
+    return _codes(producer) if producer is not None and producer.op_type == "DequantizeLinear" else None
+
+
+def codes_behind(value: ir.Value) -> Codes | None:
+    """The codes that `value` becomes, directly or behind an activation; None when a node reads it in float first."""
+    for reader in readers(value):
+        if reader.op_type == "QuantizeLinear":
+            return _codes(reader)
+        if reader.op_type in ACTIVATIONS and (found := codes_behind(reader.outputs[0])):
+            return found
+    return None
+
+
+def _codes(node: ir.Node) -> Codes | None:
+    zero_point = node.inputs[2] if len(node.inputs) > 2 else None
+    array = constant(zero_point)
+    if array is None:
+        return Codes("uint8", 0.0)  # ONNX's default without a zero point
+    return Codes(kind(zero_point), float(array.astype("float32").reshape(-1)[0]))
+
+
+def readers(value: ir.Value) -> list[ir.Node]:
+    """The nodes that read `value`, each once, in no particular order."""
+    return list(dict.fromkeys(use.node for use in value.uses()))
+
+
+def float_reader(value: ir.Value) -> str | None:
+    """"Add '/layer1/Add'": a node that reads the value in float, behind an activation at most; None without any."""
+    for reader in readers(value):
+        if reader.op_type in ACTIVATIONS:
+            if found := float_reader(reader.outputs[0]):
+                return found
+        elif reader.op_type != "QuantizeLinear":
+            return f"{reader.op_type} '{reader.name}'"
+    return None
+
+
+def aliases(node: ir.Node) -> Iterator[str]:
+    """Names that a runtime may give the kernel of `node`, nearest first: its own, its output's, and those behind it."""
+    yield node.name or ""
+    yield node.outputs[0].name or ""
+    near = [node]
+    for _ in range(FURTHEST):
+        near = [reader for here in near for reader in readers(here.outputs[0]) if reader.op_type in FOLLOWING]
+        for reader in near:
+            yield reader.name or ""
+            yield reader.outputs[0].name or ""
