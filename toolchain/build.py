@@ -12,6 +12,7 @@ from toolchain.steps.fidelity import taught
 from toolchain.steps.graphs import converted, exported, imported
 from toolchain.steps.job import open_job
 from toolchain.steps.pruned_facts import SHEET, packed_weights, pruned_facts
+from toolchain.steps.quantized_facts import quantized_facts
 from toolchain.steps.quantizing import quantized
 from toolchain.steps.student import float_student, teacher
 from toolchain.steps.target import built, choose_engines, measured, unpruned_engines
@@ -58,6 +59,7 @@ def build(
         before = next(stage for stage in work.stages if stage.name == "train")
         references = unpruned_engines(job, engines, before)
     measurement = measured(job, engines, stages, references)
+    quantized_facts(job, engines, models)
     comparison = facts = None
     if recipe.measure.fidelity:
         assert taught_by is not None and student

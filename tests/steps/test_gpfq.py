@@ -98,10 +98,13 @@ def test_what_does_not_go_with_it_is_refused(tmp_path, rest, expected):
     assert expected in str(wrong.value)
 
 
+INT4, INT8 = ("int4", "int8_weight_only", "int8"), ("int8_weight_only", "int8")
+
+
 @pytest.mark.parametrize(("bits", "alphabet", "sparse", "precisions"), [
-    (2, "deployable", None, ("int4", "int8")), (4, "deployable", None, ("int4", "int8")), (5, "deployable", None, ("int8",)),
-    (8, "deployable", None, ("int8",)), (3, "study", None, ("int4", "int8")), (4, "study", None, ("int8",)),
-    (8, "study", None, ("fp32",)), (4, "deployable", {"l0": 0.1}, ("fp32",)), (4, "deployable", {"l1": 0.1}, ("int4", "int8")),
+    (2, "deployable", None, INT4), (4, "deployable", None, INT4), (5, "deployable", None, INT8),
+    (8, "deployable", None, INT8), (3, "study", None, INT4), (4, "study", None, INT8),
+    (8, "study", None, ("fp32",)), (4, "deployable", {"l0": 0.1}, ("fp32",)), (4, "deployable", {"l1": 0.1}, INT4),
 ])
 def test_engines_that_hold_the_codes(bits, alphabet, sparse, precisions):
     # INT4 holds -7 … 7 (the study's 4 bits reach 8), INT8 -127 … 127 (its 8 bits reach 128)

@@ -190,7 +190,7 @@ def rows_of(layer: Layer, value: np.ndarray, share: float, seed: tuple[int, ...]
 
 def _chosen(found: list[Layer], cfg: Gpfq) -> list[Layer]:
     """All layers, or all but the first and last where the engine that holds the codes keeps those float."""
-    sections = {"int4": cfg.int4.first_last, "int8": cfg.int8.first_last}
+    sections = {"int4": cfg.int4.first_last, "int8_weight_only": cfg.int8.first_last, "int8": cfg.int8.first_last}
     return found[1:-1] if sections.get(cfg.precisions[0]) == "float" else found
 
 

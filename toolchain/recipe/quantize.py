@@ -185,7 +185,7 @@ class Sparse(Section):
 class Gpfq(QuantizeSection):
     """GPFQ: weights rounded one after another, each answering the output error of those before it.
 
-    Weight-only in the INT4 engine and float ones; the INT8 engine adds calibrated INT8 activations.
+    Weight-only in INT4, INT8 weight-only and float engines; the INT8 engine adds calibrated INT8 activations.
     """
 
     method: Literal["gpfq"]
@@ -211,7 +211,7 @@ class Gpfq(QuantizeSection):
         """Engines that run these very codes, smallest first; fp32, as float values, where no integer holds them."""
         if (self.sparse and self.sparse.l0) or self.largest_code > 127:
             return ("fp32",)
-        return ("int4", "int8") if self.largest_code <= 7 else ("int8",)
+        return ("int4", "int8_weight_only", "int8") if self.largest_code <= 7 else ("int8_weight_only", "int8")
 
     @model_validator(mode="after")
     def _l0_leaves_two_levels(self) -> Gpfq:

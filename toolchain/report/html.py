@@ -20,6 +20,7 @@ from markupsafe import Markup
 from toolchain.report import plot, pruned_words, taught, training, words
 from toolchain.report.html_pruned import pruned_section
 from toolchain.report.limits import amount, asks, broken, matrix, weight_share
+from toolchain.report.quantized_pages import quantized_section
 from toolchain.report.schema import EngineResult, LimitResult, Report
 
 FOLDER = Path(__file__).parent
@@ -215,6 +216,7 @@ def render_html(report: Report, sheet: bytes | None = None, pruned_sheet: bytes 
     return environment.get_template("template.html.j2").render(
         report=report, name=str(report.recipe.get("name", "build")), headline=words.headline(report),
         pruned_told=pruned_words.summary(report), pruned=pruned_section(report, pruned_sheet),
+        quantized=quantized_section(report),
         tiles=words.tiles(report), plots=_plots(report), legend=_legend(report),
         precisions=list(dict.fromkeys(e.precision for e in report.engines)),
         engines=[_row(e, report, best) for e in [*report.engines, *report.unpruned]],

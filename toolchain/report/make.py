@@ -12,6 +12,7 @@ from toolchain.recipe.schema import Recipe
 from toolchain.report.fidelity import Fidelity, Taught
 from toolchain.report.limits import check_limits
 from toolchain.report.pruned import Pruning
+from toolchain.report.quantized import Quantization
 from toolchain.report.schema import (
     DataFacts,
     EngineResult,
@@ -32,6 +33,7 @@ def make_report(recipe: Recipe, environment: Mapping[str, Any], dataset: Mapping
                 fidelity: Mapping[str, Any] | None = None,
                 taught: Mapping[str, Mapping[str, Any]] | None = None,
                 pruning: Mapping[str, Any] | None = None,
+                quantization: Mapping[str, Any] | None = None,
                 unpruned: Sequence[Mapping[str, Any]] = ()) -> Report:
     """Join what the stages delivered into one Report.
 
@@ -40,7 +42,8 @@ def make_report(recipe: Recipe, environment: Mapping[str, Any], dataset: Mapping
     gaps: engine name -> {max_abs, relative, argmax_agreement}. limits: null judges `recipe.limits` here.
     history: title of a training run -> its epochs {epoch, loss, val_top1_percent, seconds, parts}.
     fidelity: fidelity.json of its stage. taught: title of a training run -> its taught.json. pruning:
-    pruned_facts.json of its stage. unpruned: measured.json's records of engines of the network before pruning.
+    pruned_facts.json of its stage. quantization: quantized_facts.json of its stage. unpruned:
+    measured.json's records of engines of the network before pruning.
     Raises pydantic.ValidationError where a stage delivered something else: that is a bug, not the user's mistake.
     """
     gaps = gaps or {}
@@ -58,6 +61,7 @@ def make_report(recipe: Recipe, environment: Mapping[str, Any], dataset: Mapping
         training=runs,
         fidelity=Fidelity.model_validate(dict(fidelity)) if fidelity else None,
         pruning=Pruning.model_validate(dict(pruning)) if pruning else None,
+        quantization=Quantization.model_validate(dict(quantization)) if quantization else None,
         unpruned=[EngineResult.model_validate(dict(e)) for e in unpruned],
     )
 

@@ -9,6 +9,7 @@ from toolchain.report import pruned_choice, pruned_words, taught, training, word
 from toolchain.report.fidelity import Fidelity
 from toolchain.report.limits import amount, asks, broken, matrix
 from toolchain.report.pruned import Pruning
+from toolchain.report.quantized_pages import quantized_markdown
 from toolchain.report.schema import EngineResult, LimitResult, Report
 
 MARKS = {True: "✅", False: "❌"}
@@ -213,7 +214,8 @@ def render_markdown(report: Report) -> str:
         f"**{escape(words.headline(report))}**",
         escape(pruned_words.summary(report)),
         "## Engines\n" + table(ENGINE_TITLES, map(_engine_row, [*report.engines, *report.unpruned])),
-        _limits(report), _throughput(report), _pruned(report), _taught(report), _training(report),
+        _limits(report), _throughput(report), quantized_markdown(report, code, escape, table), _pruned(report),
+        _taught(report), _training(report),
         "## How this was measured\n" + "\n".join(f"- {line}" for line in words.how_measured(report)),
         _details(report), _data(report), _stages(report), _environment(report),
     ]

@@ -16,6 +16,7 @@ from toolchain.errors import ToolchainError
 from toolchain.report.fidelity import Fidelity, Taught
 from toolchain.report.part import Bytes, Part, Percent, Positive, Speedup
 from toolchain.report.pruned import Pruning
+from toolchain.report.quantized import Quantization
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -224,6 +225,7 @@ class Report(Part):
     training: list[TrainingRun] = []
     fidelity: Fidelity | None = Field(None, description="null: the recipe has no measure.fidelity")
     pruning: Pruning | None = Field(None, description="null: the recipe has no prune section")
+    quantization: Quantization | None = Field(None, description="null: of an earlier version")
     unpruned: list[EngineResult] = Field([], description="FP32 engines of the network before pruning, as references")
 
     def to_json(self) -> str:

@@ -14,7 +14,7 @@ from toolchain.steps.graphs import calibrated
 from toolchain.steps.job import ONNX_PACKAGES, Job, plain
 from toolchain.workdir import Stage, sha256_tree
 
-STEPS = {"int4": 7, "int8": 127}  # amax / scale, as the graph side divides it
+STEPS = {"int4": 7, "int8_weight_only": 127, "int8": 127}  # amax / scale, as the graph side divides it
 
 
 def gpfq_quantized(job: Job, onnx: Stage, precisions: Collection[str]) -> dict[str, tuple[Stage, Stage | None]]:

@@ -44,6 +44,7 @@ def reported(
         history={name: [_epoch(e) for e in epochs] for name, epochs in _of_training(folders, "history.json").items()},
         fidelity=_read(folders["fidelity"] / "fidelity.json") if "fidelity" in folders else None,
         taught=_of_training(folders, "taught.json"), unpruned=references,
+        quantization=_read(folders["quantized_facts"] / "quantized_facts.json"),
         pruning=_read(folders["pruned_facts"] / "pruned_facts.json") if "pruned_facts" in folders else None)
     write_report(report, work.out, *(sheets[key].read_bytes() if key in sheets and sheets[key].is_file() else None
                                      for key in ("fidelity", "pruned_facts")))

@@ -1,0 +1,81 @@
+"""What the report says of quantization: made-up facts, every number known beforehand."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from toolchain.report.html import render_html
+from toolchain.report.markdown import render_markdown
+from toolchain.report.quantized import Quantization
+from toolchain.report.quantized_words import gpfq_rows, intro, mixed_rows, repair_rows, storage_rows
+from toolchain.report.schema import Report
+
+LAYER = {"name": "features.0<b>", "parameters": 1000, "bits": 3, "levels": 7, "coding": "3 bits each", "relative_error": 0.0512,
+         "nearest_relative_error": 0.1234, "packed_bytes": 415}
+FACTS: dict[str, Any] = {
+    "method": "gpfq", "calibrator": "entropy",
+    "storage": [
+        {"name": "fp32.onnxruntime.cpu_x86", "codes_bytes": 0, "scales_bytes": 0, "zero_points_bytes": 0, "floats_bytes": 4080,
+         "other_bytes": 8, "coded_weights": 0, "payload_bytes": 4088, "packed_bytes": None},
+        {"name": "int4.onnxruntime.cpu_x86", "codes_bytes": 500, "scales_bytes": 125, "zero_points_bytes": 0, "floats_bytes": 80,
+         "other_bytes": 8, "coded_weights": 1000, "payload_bytes": 713, "packed_bytes": 495}],
+    "repairs": [
+        {"precision": "int8", "method": "bias_correction", "seconds": 2.5, "top1_before": 97.0, "top1_after": 97.75, "kept": True, "did": "9 biases"},
+        {"precision": "int8", "method": "adaround", "seconds": 70.0, "top1_before": 97.75, "top1_after": 97.5, "kept": False, "did": "9 layers"},
+        {"precision": "int4", "method": "adaround", "seconds": 1.0, "top1_before": None, "top1_after": None, "kept": True, "did": "9 layers"}],
+    "gpfq": {"bits": 3, "alphabet": "deployable", "precisions": ["int4", "int8_weight_only", "int8"], "layers": [LAYER],
+             "parameters": 1000, "float_bytes": 4000, "packed_bytes": 415},
+    "mixed": {"policy": "budget", "layers": {"features.0": "int4", "classifier": "fp16"}},
+}
+
+
+@pytest.fixture
+def report(joined: Callable[..., Report], engines: list[dict[str, Any]]) -> Report:
+    return joined(engines, quantization=FACTS)
+
+
+def test_each_engine_has_its_true_storage(report: Report) -> None:
+    rows = storage_rows(report)
+    assert rows[0][:8] == ("fp32.onnxruntime.cpu_x86", "–", "–", "–", "4.1 kB", "4.1 kB", "–", "–")
+    assert rows[1][:8] == ("int4.onnxruntime.cpu_x86", "500 B", "125 B", "–", "80 B", "713 B", "5.00", "495 B")  # 8 * 625 / 1000
+    assert rows[1][8] != "–", "beside the bytes of the engine's own file"
+
+
+def test_a_repair_says_what_it_gained_or_that_nothing_was_judged(report: Report) -> None:
+    assert report.quantization is not None
+    kept, lost, unjudged = repair_rows(report.quantization)
+    assert (kept.before, kept.after, kept.gain, kept.kept, kept.tone) == ("97.00", "97.75", "+0.75", "yes", "good")
+    assert (lost.gain, lost.kept, lost.seconds, lost.tone) == ("−0.25", "no", "1 min 10 s", "bad")
+    assert (unjudged.before, unjudged.gain, unjudged.tone, unjudged.precision) == ("–", "–", "plain", "INT4")
+
+
+def test_gpfq_shows_the_error_of_each_layer_beside_nearest_rounding(report: Report) -> None:
+    assert report.quantization is not None
+    assert gpfq_rows(report.quantization) == [("features.0<b>", "1,000", "5.12", "12.34", "415 B", "3 bits each")]
+    told = intro(report.quantization)
+    assert "3 bits, deployable alphabet: 1,000 weights in 415 B, of 4.0 kB as floats" in told
+    assert "INT4 and INT8 weight-only and INT8 engines" in told
+
+
+def test_a_precision_for_each_layer_is_listed_whatever_the_form(report: Report) -> None:
+    assert report.quantization is not None
+    expected = [("features.0", "INT4"), ("classifier", "FP16")]
+    assert mixed_rows(report.quantization) == expected
+    as_list = {**FACTS, "mixed": {"layers": [{"name": "features.0", "precision": "int4"}, {"name": "classifier", "precision": "fp16"}]}}
+    assert mixed_rows(Quantization.model_validate(as_list)) == expected
+
+
+def test_both_pages_show_it_and_escape_names(report: Report, sample_report: Report) -> None:
+    text, page = render_markdown(report), render_html(report)
+    for heading in ("True storage", "Accuracy repair", "GPFQ, layer by layer", "Mixed precision"):
+        assert f"### {heading}" in text and f"<h3>{heading}</h3>" in page
+    assert "features.0&lt;b&gt;" in page and "features.0<b>" not in page
+    assert "## Quantization" not in render_markdown(sample_report) and "<h2>Quantization</h2>" not in render_html(sample_report)
+    assert Report.model_validate_json(report.to_json()) == report
+
+
+def test_a_share_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        Quantization.model_validate({**FACTS, "repairs": [{**FACTS["repairs"][0], "top1_after": 120.0}]})

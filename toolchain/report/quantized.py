@@ -1,0 +1,74 @@
+"""The `quantization` part of report.json, which is quantized_facts.json as its stage wrote it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from toolchain.report.part import Bytes, NotNegative, Part, Percent
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class Stored(Part):
+    """What one engine's ONNX file stores, in bytes; the parts add up to the payload."""
+
+    name: str
+    codes_bytes: Bytes = Field(description="integers and FP8 values of weights")
+    scales_bytes: Bytes
+    zero_points_bytes: Bytes
+    floats_bytes: Bytes = Field(description="weights and biases that are floats")
+    other_bytes: Bytes = Field(description="shapes and the like")
+    coded_weights: Count = Field(description="how many numbers the codes are")
+    payload_bytes: Bytes
+    packed_bytes: Bytes | None = Field(
+        None, description="GPFQ's codes at their own bits, with scales and float tensors; null: stored at their bits")
+
+
+class RepairStep(Part):
+    """One method of repair, and what it gained on val; null where nothing was judged."""
+
+    precision: str
+    method: str
+    seconds: NotNegative
+    top1_before: Percent | None = None
+    top1_after: Percent | None = None
+    kept: bool
+    did: str
+
+
+class GpfqLayer(Part):
+    """One layer that GPFQ quantized; errors are |XW - X~Q| / |XW| on its calibration images."""
+
+    name: str
+    parameters: Count
+    bits: int
+    levels: int
+    coding: str
+    relative_error: NotNegative
+    nearest_relative_error: NotNegative = Field(description="of the nearest codes on the same grid")
+    packed_bytes: Bytes
+
+
+class Gpfq(Part):
+    """gpfq.json."""
+
+    bits: int
+    alphabet: str
+    precisions: list[str] = Field(description="engines that hold these codes")
+    layers: list[GpfqLayer]
+    parameters: Count
+    float_bytes: Bytes
+    packed_bytes: Bytes
+
+
+class Quantization(Part):
+    """How the network was quantized, and what its engines store."""
+
+    method: str
+    calibrator: str
+    storage: list[Stored]
+    repairs: list[RepairStep] = []
+    gpfq: Gpfq | None = None
+    mixed: dict[str, Any] | None = Field(None, description="assignment.json: a precision for each layer, and why")

@@ -1,0 +1,110 @@
+"""How the network was quantized, in words: the rows and sentences that report.md and report.html share.
+
+Nothing here knows Markdown or HTML: names stay as they are, and whoever prints them escapes them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from toolchain.report.quantized import Quantization
+from toolchain.report.schema import Report
+from toolchain.report.words import NOTHING, percent, seconds, signed, size
+
+METHODS = {"ptq": "post-training quantization", "qat": "quantization-aware training", "gpfq": "GPFQ",
+           "half_finetune": "half-precision fine-tuning"}
+STORAGE_TITLES = ("Engine", "Codes", "Scales", "Zero points", "Floats", "Payload", "Bits a weight", "Packed", "File")
+REPAIR_TITLES = ("Repair", "For", "Val top-1 before", "After", "Gain, points", "Kept", "Time", "What it did")
+GPFQ_TITLES = ("Layer", "Weights", "Error %", "Nearest rounding %", "Packed", "Stored as")
+MIXED_TITLES = ("Layer", "Precision")
+STORAGE = ("Payload: all stored numbers of the ONNX file, that is codes, their scales and zero points, tensors that "
+           "stay float, and shapes. Bits a weight: codes, scales and zero points over the number of coded weights. "
+           "Packed: what GPFQ's codes take at their own number of bits, with scales and float tensors, where the "
+           "file holds them in wider integers. File: what ships.")
+GPFQ = ("Error: of the layer's outputs on the calibration images, relative to them, |XW − X̃Q| / |XW|, with what the "
+        "layers before it left of its inputs; beside it that of rounding to the nearest code of the same grid.")
+
+
+class RepairRow(NamedTuple):
+    """One method of repair. tone: good, bad or plain."""
+
+    method: str
+    precision: str
+    before: str
+    after: str
+    gain: str
+    kept: str
+    seconds: str
+    did: str
+    tone: str
+
+
+def intro(found: Quantization) -> str:
+    """The method in one sentence: 'Post-training quantization, ranges by the entropy calibrator.'"""
+    method = METHODS.get(found.method, found.method)
+    told = f"{method[0].upper()}{method[1:]}, activation ranges by the {found.calibrator} calibrator."
+    if found.gpfq:
+        whose = " and ".join(_name(p) for p in found.gpfq.precisions)
+        told += (f" {found.gpfq.bits} bits, {found.gpfq.alphabet} alphabet: {found.gpfq.parameters:,} weights in "
+                 f"{size(found.gpfq.packed_bytes)}, of {size(found.gpfq.float_bytes)} as floats; the codes are what "
+                 f"the {whose} engines hold.")
+    return told
+
+
+def storage_rows(report: Report) -> list[tuple[str, ...]]:
+    """One row an engine, as STORAGE_TITLES; engines that share an ONNX file differ in their own file alone."""
+    assert report.quantization is not None
+    files = {engine.name: engine.engine_bytes for engine in report.engines}
+    return [(s.name, _some(s.codes_bytes), _some(s.scales_bytes), _some(s.zero_points_bytes), size(s.floats_bytes),
+             size(s.payload_bytes),
+             f"{8 * (s.codes_bytes + s.scales_bytes + s.zero_points_bytes) / s.coded_weights:.2f}"
+             if s.coded_weights else NOTHING, size(s.packed_bytes), size(files.get(s.name)))
+            for s in report.quantization.storage]
+
+
+def repair_rows(found: Quantization) -> list[RepairRow]:
+    """One row a method that was tried, in the order tried."""
+    rows = []
+    for step in found.repairs:
+        judged = step.top1_before is not None and step.top1_after is not None
+        gain = step.top1_after - step.top1_before if step.top1_after is not None and step.top1_before is not None else 0
+        rows.append(RepairRow(
+            step.method, step.precision.upper(), percent(step.top1_before), percent(step.top1_after),
+            signed(gain) if judged else NOTHING, "yes" if step.kept else "no", seconds(step.seconds), step.did,
+            "good" if gain > 0 else "bad" if gain < 0 else "plain"))
+    return rows
+
+
+def gpfq_rows(found: Quantization) -> list[tuple[str, ...]]:
+    """One row a layer, as GPFQ_TITLES; none of another method."""
+    return [(layer.name, f"{layer.parameters:,}", f"{100 * layer.relative_error:.2f}",
+             f"{100 * layer.nearest_relative_error:.2f}", size(layer.packed_bytes), layer.coding)
+            for layer in (found.gpfq.layers if found.gpfq else [])]
+
+
+def mixed_rows(found: Quantization) -> list[tuple[str, str]]:
+    """(layer, precision) of the mixed engine; none where there is none."""
+    return [(str(name), _name(str(precision))) for name, precision in _layers(found.mixed).items()]
+
+
+def mixed_told(found: Quantization) -> str:
+    """How the precisions were chosen: 'Policy: budget.'"""
+    policy = (found.mixed or {}).get("policy")
+    return f"Policy: {policy}." if policy else ""
+
+
+def _layers(mixed: dict[str, Any] | None) -> dict[str, Any]:
+    layers = (mixed or {}).get("layers", {})
+    if isinstance(layers, list):
+        return {row["name"]: row["precision"] for row in layers}
+    return dict(layers)
+
+
+def _name(precision: str) -> str:
+    """'INT8 weight-only'."""
+    first, _, rest = precision.partition("_")
+    return first.upper() + (f" {rest.replace('_', '-')}" if rest else "")
+
+
+def _some(number: int) -> str:
+    return size(number) if number else NOTHING
