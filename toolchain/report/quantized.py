@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -63,6 +63,28 @@ class Gpfq(Part):
     packed_bytes: Bytes
 
 
+class MixedLayer(Part):
+    """One layer of a mixed engine. loss_nats: KL with this layer alone quantized so; null where nothing was scanned."""
+
+    name: str
+    precision: str
+    loss_nats: float | None = None
+    bytes: Bytes
+    parameters: Count
+    fixed: bool = Field(False, description="the recipe named it")
+
+
+class Mixed(Part):
+    """assignment.json of one mixed engine: a precision for each layer, what was predicted of it, and measured."""
+
+    engine: str
+    policy: str
+    joins: str
+    layers: list[MixedLayer]
+    predicted: dict[str, float | None] = {}
+    measured: dict[str, float | None] = {}
+
+
 class Quantization(Part):
     """How the network was quantized, and what its engines store."""
 
@@ -71,4 +93,4 @@ class Quantization(Part):
     storage: list[Stored]
     repairs: list[RepairStep] = []
     gpfq: Gpfq | None = None
-    mixed: dict[str, Any] | None = Field(None, description="assignment.json: a precision for each layer, and why")
+    mixed: list[Mixed] = []

@@ -22,7 +22,8 @@ def quantized_facts(job: Job, engines: Mapping[str, Engine], models: Mapping[str
     models: engine name -> the stage of its ONNX file, whose stored numbers are counted, the same for every runtime.
     """
     made = {stage.name: stage for stage in job.work.stages}
-    used = [made[name] for name in ("gpfq", "mixed", *REPAIRS) if name in made]
+    assigned = [stage for name, stage in made.items() if name.startswith("mixed_")]  # one for each mixed engine
+    used = [*(made[name] for name in ("gpfq", *REPAIRS) if name in made), *assigned]
     cfg = job.recipe.quantize
     source = {name: (engine.precision, models[name]) for name, engine in engines.items()}
 
@@ -32,7 +33,7 @@ def quantized_facts(job: Job, engines: Mapping[str, Engine], models: Mapping[str
                    for name, (precision, stage) in source.items()]
         repairs = [{"precision": precision, **step} for name, precision in REPAIRS.items() if name in made
                    for step in _read(made[name].folder / "repair.json")]
-        mixed = _read(made["mixed"].folder / "assignment.json") if "mixed" in made else None
+        mixed = [_read(stage.folder / "assignment.json") for stage in assigned]
         write_text(folder / "quantized_facts.json", json.dumps({
             "method": cfg.method, "calibrator": cfg.calibrator.method, "storage": storage, "repairs": repairs,
             "gpfq": gpfq, "mixed": mixed}, indent=1) + "\n")
