@@ -112,6 +112,18 @@ class Holds(Section):
     latency_ms: float | None = Field(None, gt=0, description="largest p50 latency")
     weight_bytes: float | None = Field(None, gt=0, description="largest share of FP32's weight bytes")
     engine_bytes: int | None = Field(None, gt=0, description="largest engine file, bytes")
+    realised: float | None = Field(
+        None, ge=0, le=100, description="smallest share of multiply-adds that run in the precision asked for, percent")
+    faster: bool | None = Field(
+        None, description="true: faster than FP32, and than FP16 that computes in it, on the same runtime; fails when "
+                          "the 95 % interval says it is not")
+
+
+class Int8Holds(Holds):
+    """The same for INT8, which a runtime may silently compute in float."""
+
+    realised: float | None = Field(
+        90, ge=0, le=100, description="smallest share of multiply-adds that run in the precision asked for, percent")
 
 
 class Limits(Holds):
@@ -121,7 +133,7 @@ class Limits(Holds):
     fp16: Holds = Holds()
     bf16: Holds = Holds()
     fp8: Holds = Holds()
-    int8: Holds = Holds()
+    int8: Int8Holds = Int8Holds()
     int8_weight_only: Holds = Holds()
     int4: Holds = Holds()
     mixed: Holds = Holds()

@@ -8,10 +8,12 @@ precision's own section asks for that precision by name, so it fails when not on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from toolchain.recipe.schema import PRECISIONS, Holds, Limits
+from toolchain.report.contract import EQUAL
+from toolchain.report.part import Speedup
 from toolchain.report.schema import EngineResult, LimitResult
 
 SLACK = 1e-9  # 98.0 - 97.5 is not exactly 0.5
@@ -33,6 +35,8 @@ RULES: dict[str, Rule] = {
     "latency_ms": Rule(at_least=False, unit=" ms"),
     "weight_bytes": Rule(at_least=False, unit=" of FP32", is_size=True),
     "engine_bytes": Rule(at_least=False, unit=" bytes", is_size=True),
+    "realised": Rule(at_least=True, unit=" %", is_size=True),
+    "faster": Rule(at_least=True, unit="×"),
 }
 
 
@@ -79,6 +83,8 @@ def find(limit: str, engine: EngineResult, engines: Sequence[EngineResult]) -> f
         "latency_ms": engine.latency_ms.p50 if engine.latency_ms else None,
         "weight_bytes": weight_share(engine, engines),
         "engine_bytes": engine.engine_bytes,
+        "realised": 100 * engine.contract.kept_share if engine.contract else None,
+        "faster": engine.speedup_vs_fp32.value if engine.speedup_vs_fp32 else None,
     }
     return found[limit]
 
@@ -86,7 +92,7 @@ def find(limit: str, engine: EngineResult, engines: Sequence[EngineResult]) -> f
 def _reason(limit: str, engine: EngineResult, engines: Sequence[EngineResult]) -> str:
     if not engine.measured and not RULES[limit].is_size:
         return str(engine.reason)
-    needs_fp32 = limit in ("top1_drop", "agreement", "speedup")
+    needs_fp32 = limit in ("top1_drop", "agreement", "speedup", "faster")
     if needs_fp32 and fp32_reference(engine, engines) is None:
         return "no FP32 engine was measured to compare with"
     if limit == "weight_bytes" and fp32_weight_bytes(engine, engines) is None:
@@ -98,23 +104,71 @@ def _judge(limit: str, asked: float, engine: EngineResult, engines: Sequence[Eng
     found = find(limit, engine, engines)
     if found is None:
         return LimitResult(engine=engine.name, limit=limit, asked=asked, reason=_reason(limit, engine, engines))
+    if limit in CAUTIOUS:
+        held, why = CAUTIOUS[limit](asked, found, engine, engines)
+        return LimitResult(engine=engine.name, limit=limit, asked=asked, found=found, held=held, reason=why)
     held = found >= asked - SLACK if RULES[limit].at_least else found <= asked + SLACK
     return LimitResult(engine=engine.name, limit=limit, asked=asked, found=found, held=held)
 
 
+def _realised(asked: float, found: float, engine: EngineResult, engines: Sequence[EngineResult]
+              ) -> tuple[bool | None, str | None]:
+    """Broken only where what cannot be told would not make up for it, or where the engine computes something else."""
+    contract = engine.contract
+    assert contract is not None
+    if contract.numbers and contract.numbers.verdict == "broken":
+        return False, contract.numbers.why
+    if found >= asked - SLACK:
+        return True, None
+    wrong = found + 100 * contract.undecidable_share < asked - SLACK
+    whys = [f"{layer.name}: {layer.why}" for layer in contract.layers
+            if (layer.verdict == "broken") is wrong and layer.macs != 0]
+    more = f" (and {len(whys) - 1} more layers)" if len(whys) > 1 else ""
+    return False if wrong else None, f"{whys[0]}{more}" if whys else None
+
+
+def _faster(asked: float, found: float, engine: EngineResult, engines: Sequence[EngineResult]
+            ) -> tuple[bool | None, str | None]:
+    """Judged on 95 % intervals: against FP32, and against an FP16 engine of the same runtime that computes in FP16."""
+    speedup = engine.speedup_vs_fp32
+    assert speedup is not None
+    twins = [e.speedup_vs_fp32 for e in engines if e.precision == "fp16" and e.compute == "fp16" and e.speedup_vs_fp32
+             and (e.runtime, e.latency_reference) == (engine.runtime, engine.latency_reference)]
+    for twin, name in [(Speedup(value=1, low=1, high=1), "FP32"), *((twin, "FP16") for twin in twins)]:
+        low, high = (speedup.low or speedup.value) / (twin.high or twin.value), (
+            speedup.high or speedup.value) / (twin.low or twin.value)
+        if high <= EQUAL:
+            return False, f"{low:.2f} to {high:.2f}× {name}'s speed"
+        if low <= 1:
+            return None, f"{low:.2f} to {high:.2f}× {name}'s speed is neither faster nor slower"
+    return True, None
+
+
+# limits that tell what is not so from what cannot be told; their `found` may stand beside a `reason`
+CAUTIOUS: dict[str, Callable[[float, float, EngineResult, Sequence[EngineResult]], tuple[bool | None, str | None]]] = {
+    "realised": _realised, "faster": _faster}
+
+
 def _asked(limits: Limits, precision: str) -> Iterable[tuple[str, float, bool]]:
-    """(limit, value, is it from the precision's own section) for every limit on engines of `precision`."""
+    """(limit, value, is it asked of the precision by name) for every limit on engines of `precision`.
+
+    A section's own default holds unless the recipe says otherwise, there or flat, and asks for nothing by name.
+    """
     own: Holds = getattr(limits, precision)
     for limit in RULES:
-        if getattr(own, limit) is not None:
-            yield limit, getattr(own, limit), True
-        elif precision != "fp32" and limit not in own.model_fields_set and getattr(limits, limit) is not None:
-            yield limit, getattr(limits, limit), False
+        default = type(own).model_fields[limit].default
+        written, flat, value = limit in own.model_fields_set, getattr(limits, limit), getattr(own, limit)
+        if not written and flat is not None and precision != "fp32":
+            value = flat
+        if value is not None and value is not False:
+            yield limit, float(value), written and value != default
 
 
 def _check_precision(precision: str, limit: str, asked: float, own: bool,
                      engines: Sequence[EngineResult]) -> list[LimitResult]:
     of_precision = [e for e in engines if e.precision == precision]
+    if limit == "realised" and not own:  # a default, or flat: nothing to say of an engine without a contract
+        of_precision = [e for e in of_precision if e.contract]
     results = [_judge(limit, asked, engine, engines) for engine in of_precision]
     if not own or any(r.held is not None for r in results):
         return results
@@ -147,6 +201,9 @@ def asks(result: LimitResult) -> str:
 
 def describe(result: LimitResult) -> str:
     """One line naming engine, limit, what was found and what was asked."""
+    if result.found is not None and result.held is not True and result.reason:
+        return (f"{result.engine}: {result.limit}: found {amount(result.limit, result.found)}, asked {asks(result)}: "
+                f"{result.reason}")
     if result.found is None:
         outcome = "not held" if result.held is False else "not checked"
         return f"{result.engine}: {result.limit}: {outcome}: {result.reason}; asked {asks(result)}"

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from toolchain.errors import ToolchainError
+from toolchain.report.contract import Contract
 from toolchain.report.fidelity import Fidelity, Taught
 from toolchain.report.part import Bytes, Part, Percent, Positive, Speedup
 from toolchain.report.pruned import Pruning
@@ -162,6 +163,7 @@ class EngineResult(Part):
     peak_memory_bytes: Bytes | None = None
     compute: Any = Field(None, description="what the engine really computes in, where known")
     gap: Gap | None = None
+    contract: Contract | None = Field(None, description="what was asked of its layers against what it runs")
 
     @model_validator(mode="after")
     def _no_invented_measurements(self) -> EngineResult:
