@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from toolchain.report.html import render_html
 from toolchain.report.markdown import render_markdown
 from toolchain.report.quantized import Quantization
-from toolchain.report.quantized_words import gpfq_rows, intro, mixed_rows, repair_rows, storage_rows
+from toolchain.report.quantized_words import gpfq_rows, intro, mixed_rows, mixed_told, repair_rows, storage_rows
 from toolchain.report.schema import Report
 
 LAYER = {"name": "features.0<b>", "parameters": 1000, "bits": 3, "levels": 7, "coding": "3 bits each", "relative_error": 0.0512,
@@ -27,7 +27,10 @@ FACTS: dict[str, Any] = {
         {"precision": "int4", "method": "adaround", "seconds": 1.0, "top1_before": None, "top1_after": None, "kept": True, "did": "9 layers"}],
     "gpfq": {"bits": 3, "alphabet": "deployable", "precisions": ["int4", "int8_weight_only", "int8"], "layers": [LAYER],
              "parameters": 1000, "float_bytes": 4000, "packed_bytes": 415},
-    "mixed": {"policy": "budget", "layers": {"features.0": "int4", "classifier": "fp16"}},
+    "mixed": [{"engine": "mixed.onnxruntime.cpu_x86", "policy": "budget", "joins": "quantized", "layers": [
+        {"name": "features.0", "precision": "int8_weight_only", "loss_nats": 0.0125, "bytes": 564, "parameters": 1000, "fixed": False},
+        {"name": "classifier", "precision": "fp16", "loss_nats": None, "bytes": 80, "parameters": 40, "fixed": True}],
+        "predicted": {"loss_nats": 0.0125, "weight_bytes": 700}, "measured": {"weight_bytes": 700, "fp32_weight_bytes": 4200, "kl_nats": 0.014}}],
 }
 
 
@@ -59,12 +62,13 @@ def test_gpfq_shows_the_error_of_each_layer_beside_nearest_rounding(report: Repo
     assert "INT4 and INT8 weight-only and INT8 engines" in told
 
 
-def test_a_precision_for_each_layer_is_listed_whatever_the_form(report: Report) -> None:
+def test_a_precision_for_each_layer_and_what_came_of_it(report: Report) -> None:
     assert report.quantization is not None
-    expected = [("features.0", "INT4"), ("classifier", "FP16")]
-    assert mixed_rows(report.quantization) == expected
-    as_list = {**FACTS, "mixed": {"layers": [{"name": "features.0", "precision": "int4"}, {"name": "classifier", "precision": "fp16"}]}}
-    assert mixed_rows(Quantization.model_validate(as_list)) == expected
+    mixed, = report.quantization.mixed
+    assert mixed_rows(mixed) == [("features.0", "INT8 weight-only", "0.0125", "564 B", "1,000", "budget"),
+                                 ("classifier", "FP16", "–", "80 B", "40", "the recipe")]
+    assert mixed_told(mixed) == ("mixed.onnxruntime.cpu_x86, policy budget: KL to the float network 0.0125 nats predicted, "
+                                 "0.014 nats measured; 700 B of 4.2 kB of FP32's weights.")
 
 
 def test_both_pages_show_it_and_escape_names(report: Report, sample_report: Report) -> None:

@@ -5,9 +5,9 @@ Nothing here knows Markdown or HTML: names stay as they are, and whoever prints 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from toolchain.report.quantized import Quantization
+from toolchain.report.quantized import Mixed, Quantization
 from toolchain.report.schema import Report
 from toolchain.report.words import NOTHING, percent, seconds, signed, size
 
@@ -16,7 +16,7 @@ METHODS = {"ptq": "post-training quantization", "qat": "quantization-aware train
 STORAGE_TITLES = ("Engine", "Codes", "Scales", "Zero points", "Floats", "Payload", "Bits a weight", "Packed", "File")
 REPAIR_TITLES = ("Repair", "For", "Val top-1 before", "After", "Gain, points", "Kept", "Time", "What it did")
 GPFQ_TITLES = ("Layer", "Weights", "Error %", "Nearest rounding %", "Packed", "Stored as")
-MIXED_TITLES = ("Layer", "Precision")
+MIXED_TITLES = ("Layer", "Precision", "Alone it loses, nats", "Stored", "Weights", "Chosen by")
 STORAGE = ("Payload: all stored numbers of the ONNX file, that is codes, their scales and zero points, tensors that "
            "stay float, and shapes. Bits a weight: codes, scales and zero points over the number of coded weights. "
            "Packed: what GPFQ's codes take at their own number of bits, with scales and float tensors, where the "
@@ -82,22 +82,22 @@ def gpfq_rows(found: Quantization) -> list[tuple[str, ...]]:
             for layer in (found.gpfq.layers if found.gpfq else [])]
 
 
-def mixed_rows(found: Quantization) -> list[tuple[str, str]]:
-    """(layer, precision) of the mixed engine; none where there is none."""
-    return [(str(name), _name(str(precision))) for name, precision in _layers(found.mixed).items()]
+def mixed_rows(mixed: Mixed) -> list[tuple[str, ...]]:
+    """One row a layer, as MIXED_TITLES."""
+    return [(layer.name, _name(layer.precision), NOTHING if layer.loss_nats is None else f"{layer.loss_nats:.3g}",
+             size(layer.bytes), f"{layer.parameters:,}", "the recipe" if layer.fixed else mixed.policy)
+            for layer in mixed.layers]
 
 
-def mixed_told(found: Quantization) -> str:
-    """How the precisions were chosen: 'Policy: budget.'"""
-    policy = (found.mixed or {}).get("policy")
-    return f"Policy: {policy}." if policy else ""
-
-
-def _layers(mixed: dict[str, Any] | None) -> dict[str, Any]:
-    layers = (mixed or {}).get("layers", {})
-    if isinstance(layers, list):
-        return {row["name"]: row["precision"] for row in layers}
-    return dict(layers)
+def mixed_told(mixed: Mixed) -> str:
+    """What was predicted and measured: 'mixed.onnxruntime.cpu_x86, policy budget: KL to the float network …'"""
+    both = mixed.predicted.get("loss_nats"), mixed.measured.get("kl_nats")
+    loss = ", ".join(f"{value:.3g} nats {how}" for value, how in zip(both, ("predicted", "measured"), strict=True)
+                     if value is not None)
+    taken, whole = mixed.measured.get("weight_bytes"), mixed.measured.get("fp32_weight_bytes")
+    weights = f"{size(int(taken))} of {size(int(whole))} of FP32's weights" if taken and whole else ""
+    told = "; ".join(part for part in (f"KL to the float network {loss}" if loss else "", weights) if part)
+    return f"{mixed.engine}, policy {mixed.policy}{': ' if told else ''}{told}."
 
 
 def _name(precision: str) -> str:
