@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from toolchain.recipe.load import resolved_yaml
 from toolchain.recipe.schema import OnnxModel, Recipe
+from toolchain.steps.contract import contracted
 from toolchain.steps.fidelity import taught
 from toolchain.steps.graphs import converted, exported, imported
 from toolchain.steps.job import open_job
@@ -54,6 +55,7 @@ def build(
     for name, engine in engines.items():
         models[name] = converted(job, engine, *starts[engine.precision])
         stages[name] = built(job, name, engine, models[name])
+        contracted(job, name, engine, models[name], starts[engine.precision][0], stages[name])
     references: dict[str, Stage] = {}
     if recipe.prune:
         before = next(stage for stage in work.stages if stage.name == "train")

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Verdict = Literal["kept", "broken", "undecidable"]
 TITLES = ("Engine", "Layer", "Asked", "Runs in", "Verdict", "Why")
+INTRO = ("What the runtime makes of each layer, against what the engine was asked for. Broken: it runs in another "
+         "precision, or wrongly. Undecidable: the runtime does not tell here, which is not the same as kept.")
 SHOWN = 12  # rows of a table that stand open; the rest is folded
 EQUAL = 1.02  # an interval of the speed-up that ends here or below shows an engine that is no faster
 
@@ -68,7 +70,7 @@ def percent(share: float) -> str:
 
 
 def realised(engine: EngineResult) -> tuple[str, str]:
-    """(share of multiply-adds as asked, what else is to say): ('98.1 %', 'fp32 1.9 %'), ('–', '') without a contract."""
+    """(share of multiply-adds as asked, what else is to say): ('98.1 %', '1 broken'); ('–', '') without a contract."""
     found = engine.contract
     if found is None:
         return "–", ""

@@ -17,7 +17,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from toolchain.report import plot, pruned_words, taught, training, words
+from toolchain.report import contract, plot, pruned_words, taught, training, words
 from toolchain.report.html_pruned import pruned_section
 from toolchain.report.limits import amount, asks, broken, matrix, weight_share
 from toolchain.report.quantized_pages import quantized_section
@@ -86,7 +86,7 @@ def _row(e: EngineResult, report: Report, best: EngineResult | None) -> dict[str
         "speedup_tone": tone,
         "weights": words.size(e.weight_bytes), "share": f"{share:.2f}×" if share is not None else "",
         "engine_bytes": words.size(e.engine_bytes), "deflated": words.deflated(e),
-        "memory": words.size(e.peak_memory_bytes),
+        "memory": words.size(e.peak_memory_bytes), "kept": contract.realised(e),
         "compute": words.compute_words(e), "gap": words.gap_words(e.gap), "path": e.path or words.NOTHING,
         "sha256": e.sha256 or words.NOTHING,
     }
@@ -217,6 +217,8 @@ def render_html(report: Report, sheet: bytes | None = None, pruned_sheet: bytes 
         report=report, name=str(report.recipe.get("name", "build")), headline=words.headline(report),
         pruned_told=pruned_words.summary(report), pruned=pruned_section(report, pruned_sheet),
         quantized=quantized_section(report),
+        contract={"intro": contract.INTRO, "titles": contract.TITLES, "rows": contract.rows(report.engines),
+                  "slow": contract.slow(report.engines), "shown": contract.SHOWN},
         tiles=words.tiles(report), plots=_plots(report), legend=_legend(report),
         precisions=list(dict.fromkeys(e.precision for e in report.engines)),
         engines=[_row(e, report, best) for e in [*report.engines, *report.unpruned]],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from toolchain.report import pruned_choice, pruned_words, taught, training, words
+from toolchain.report import contract, pruned_choice, pruned_words, taught, training, words
 from toolchain.report.fidelity import Fidelity
 from toolchain.report.limits import amount, asks, broken, matrix
 from toolchain.report.pruned import Pruning
@@ -14,7 +14,7 @@ from toolchain.report.schema import EngineResult, LimitResult, Report
 
 MARKS = {True: "✅", False: "❌"}
 ENGINE_TITLES = ("Engine", "Top-1 % (95 %)", "Top-5 %", "Agreement %", "p50 ms", "p95", "p99", "Speed-up (95 %)",
-                 "Weights", "Engine file", "Deflated", "Peak memory")
+                 "Runs as asked", "Weights", "Engine file", "Deflated", "Peak memory")
 
 
 def escape(text: object) -> str:
@@ -39,10 +39,11 @@ def _with(figure: str, spread: str) -> str:
 
 
 def _engine_row(engine: EngineResult) -> list[str]:
+    kept = _with(*contract.realised(engine))
     sizes = [words.size(number) for number in (
         engine.weight_bytes, engine.engine_bytes, engine.deflate_bytes, engine.peak_memory_bytes)]
     if not engine.measured:
-        return [code(engine.name), f"*{escape(words.unmeasured(engine))}*", *[words.NOTHING] * 6, *sizes]
+        return [code(engine.name), f"*{escape(words.unmeasured(engine))}*", *[words.NOTHING] * 6, kept, *sizes]
     latency, speedup = engine.latency_ms, engine.speedup_vs_fp32
     return [
         code(engine.name), _with(words.percent(engine.top1_percent), words.interval(engine.top1_interval)),
@@ -50,7 +51,7 @@ def _engine_row(engine: EngineResult) -> list[str]:
         f"{words.milliseconds(latency.p50)} {words.spread(latency)} {words.copies(engine.transfer_ms)}".rstrip()
         if latency else words.NOTHING,
         words.milliseconds(latency.p95 if latency else None), words.milliseconds(latency.p99 if latency else None),
-        _with(words.times(speedup.value if speedup else None), words.speedup_interval(speedup)), *sizes,
+        _with(words.times(speedup.value if speedup else None), words.speedup_interval(speedup)), kept, *sizes,
     ]
 
 
@@ -62,6 +63,19 @@ def _throughput(report: Report) -> str:
     rows = [[code(e.name), *(f"{found[b]:,.0f}" if b in found else words.NOTHING for b in batches)]
             for e in swept for found in [{t.batch: t.images_per_s for t in e.throughput}]]
     return "## Throughput\nImages per second.\n\n" + table(["Engine", *(f"batch {b}" for b in batches)], rows)
+
+
+def _contract(report: Report) -> str:
+    rows = [[code(r.engine), escape(r.layer), r.asked, escape(r.realised), r.verdict, escape(r.why)]
+            for r in contract.rows(report.engines)]
+    slow = "\n".join(f"- {escape(told)}" for told in contract.slow(report.engines))
+    if not rows:
+        return f"## Asked and realised\n{slow}" if slow else ""
+    parts = [contract.INTRO, slow, table(contract.TITLES, rows[:contract.SHOWN], left=6)]
+    if len(rows) > contract.SHOWN:
+        parts.append(f"<details><summary>{len(rows) - contract.SHOWN} more</summary>\n\n"
+                     + table(contract.TITLES, rows[contract.SHOWN:], left=6) + "\n\n</details>")
+    return "## Asked and realised\n" + "\n\n".join(part for part in parts if part)
 
 
 def _limit_cell(result: LimitResult | None) -> str:
@@ -214,7 +228,8 @@ def render_markdown(report: Report) -> str:
         f"**{escape(words.headline(report))}**",
         escape(pruned_words.summary(report)),
         "## Engines\n" + table(ENGINE_TITLES, map(_engine_row, [*report.engines, *report.unpruned])),
-        _limits(report), _throughput(report), quantized_markdown(report, code, escape, table), _pruned(report),
+        _limits(report), _contract(report), _throughput(report),
+        quantized_markdown(report, code, escape, table), _pruned(report),
         _taught(report), _training(report),
         "## How this was measured\n" + "\n".join(f"- {line}" for line in words.how_measured(report)),
         _details(report), _data(report), _stages(report), _environment(report),

@@ -46,6 +46,12 @@ def contracted(job: Job, name: str, engine: Engine, model: Stage, source: Stage,
     return stage
 
 
+def shortened(found: dict[str, Any]) -> dict[str, Any]:
+    """What the report holds of contract.json: the layers that did not keep it alone."""
+    layers = [layer for layer in found["layers"] if layer["verdict"] != "kept"]
+    return {key: found[key] for key in ("share", "kept_share", "undecidable_share", "numbers")} | {"layers": layers}
+
+
 def told(found: dict[str, Any]) -> str:
     """One line for the log: the share of multiply-adds that keeps the contract, and the first layer that breaks it."""
     hidden = f", {found['undecidable_share']:.0%} cannot be told" if found["undecidable_share"] else ""

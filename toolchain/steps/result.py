@@ -10,6 +10,7 @@ from typing import Any
 from toolchain.recipe.schema import Engine, Recipe
 from toolchain.report.make import make_report, write_report
 from toolchain.report.schema import Report
+from toolchain.steps.contract import FILE, shortened
 from toolchain.steps.graphs import onnx_stage
 from toolchain.steps.pruned_facts import SHEET
 from toolchain.workdir import Stage, WorkDir
@@ -34,7 +35,8 @@ def reported(
     records = []
     for name, engine in engines.items():
         found, facts = _engine(name, stages[name], folders[onnx_stage(engine)], figures)
-        records.append({"path": f"engines/{name}/{facts['engine']}", **found, **packed.get(name, {})})
+        records.append({"path": f"engines/{name}/{facts['engine']}", **found, **packed.get(name, {}),
+                        "contract": shortened(_read(folders[f"contract_{name}"] / FILE))})
     references = [_engine(name, stage, None, figures)[0] for name, stage in (unpruned or {}).items()]
     sheets = {key: folders[key] / file for key, file in (("fidelity", "gradcam.png"), ("pruned_facts", SHEET))
               if key in folders}
