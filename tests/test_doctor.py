@@ -26,6 +26,7 @@ from toolchain.doctor import (
     render_doctor,
     versions,
 )
+from toolchain.recipe.schema import PRECISIONS
 from toolchain.report.schema import EnvironmentFacts
 
 BARE: dict[str, Any] = {
@@ -96,27 +97,38 @@ def test_without_a_gpu_rtx_builds_only_tensorrt_cannot_and_the_cpu_runs():
     facts = BARE | {"packages": ALL}
     told = states(facts)
     assert told["tensorrt_rtx sm75 to sm121"] == "builds only" and told["tensorrt local_gpu"] == "cannot build"
-    assert precisions(facts, "tensorrt_rtx") == dict.fromkeys(("fp32", "fp16", "bf16", "int8", "int4"), BUILDS)
-    assert precisions(facts, "onnxruntime", "cpu") == {"fp32": RUNS, "fp16": STORED, "bf16": STORED, "int8": RUNS, "int4": STORED}
+    assert precisions(facts, "tensorrt_rtx") == dict.fromkeys(PRECISIONS, BUILDS)
+    assert precisions(facts, "onnxruntime", "cpu") == {
+        "fp32": RUNS, "fp16": STORED, "bf16": STORED, "int8": RUNS, "int8_weight_only": STORED, "int4": STORED, "mixed": RUNS}
+
+
+def test_the_other_cpus_files_are_built_here_and_this_ones_come_first():
+    for sets, here, other in ((["avx2"], "cpu_x86", "cpu_arm"), (["neon", "dotprod"], "cpu_arm", "cpu_x86")):
+        facts = BARE | {"packages": ALL, "instruction_sets": sets}
+        assert [a.target for a in abilities(facts)][:2] == [here, other]
+        assert states(facts)[f"onnxruntime {here}"] == "ready" and states(facts)[f"onnxruntime {other}"] == "builds only"
+        assert set(precisions(facts, "onnxruntime", other).values()) == {BUILDS}
 
 
 @pytest.mark.parametrize(("sm", "runs"), [
-    (75, {"fp16", "int8"}), (86, {"fp32", "fp16", "bf16", "int8", "int4"}),
+    (75, {"fp16", "int8", "int8_weight_only"}), (86, set(PRECISIONS) - {"fp8"}), (89, set(PRECISIONS)),
     (90, set())])  # TensorRT for RTX has no SM90: what it builds does not run on an H100
 def test_rtx_runs_what_its_sm_can(sm: int, runs: set[str]):
     found = precisions(with_gpu(sm), "tensorrt_rtx")
-    assert {p for p, state in found.items() if state == RUNS} == runs and len(found) == 5
+    assert {p for p, state in found.items() if state == RUNS} == runs and set(found) == set(PRECISIONS)
 
 
-def test_tensorrt_builds_bf16_from_ampere_on():
-    assert set(precisions(with_gpu(75), "tensorrt")) == {"fp32", "fp16", "int8", "int4"}
-    assert set(precisions(with_gpu(90), "tensorrt")) == {"fp32", "fp16", "bf16", "int8", "int4"}
+def test_tensorrt_builds_bf16_from_ampere_on_and_fp8_from_ada_on():
+    assert set(PRECISIONS) - set(precisions(with_gpu(75), "tensorrt")) == {"bf16", "fp8"}
+    assert set(PRECISIONS) - set(precisions(with_gpu(87), "tensorrt")) == {"fp8"}  # a Jetson Orin
+    assert set(precisions(with_gpu(90), "tensorrt")) == set(PRECISIONS)
 
 
 def test_openvino_runs_bf16_only_where_the_cpu_has_it():
     facts = BARE | {"packages": ALL}
     assert "bf16" in precisions(facts, "openvino")
     assert "bf16" not in precisions(facts | {"instruction_sets": ["avx2"]}, "openvino")
+    assert "fp8" not in precisions(facts, "openvino")
 
 
 def test_what_spoils_a_measurement_or_an_install_is_said():
@@ -138,9 +150,17 @@ def test_the_printed_page_names_machine_runtimes_and_install_lines(terminal: boo
                   Console(file=file, width=120, force_terminal=terminal, color_system=None))
     text = file.getvalue()
     for fact in ("AMD EPYC 9R14, 2 cores", "GPU (sm75), driver 580.82", "avx512_vnni", "pip install -e '.[openvino]'",
-                 "runs as fp32", "tensorrt_rtx"):
+                 "as fp32", "tensorrt_rtx"):
         assert fact in text
     assert terminal or text.isascii()
+
+
+def test_the_table_of_engines_has_one_line_for_each_where_a_page_has_140_columns():
+    file = io.StringIO()
+    render_doctor(BARE | {"packages": ALL}, Console(file=file, width=140, force_terminal=True, color_system=None))
+    rows = [line for line in file.getvalue().splitlines() if line.startswith("│")]
+    assert len(rows) == 1 + len(abilities(BARE | {"packages": ALL}))
+    assert "INT8 WEIGHT ONLY" in rows[0] and all("…" not in row and len(row) <= 140 for row in rows)
 
 
 def test_the_doctor_imports_no_runtime_and_takes_under_half_a_second():

@@ -17,9 +17,10 @@ import psutil
 
 from toolchain.engines.cpu import cpu_name, default_threads
 from toolchain.engines.gpu import gpus
+from toolchain.engines.openvino import COMPUTE as VINO
 from toolchain.engines.ort import COMPUTE
 from toolchain.engines.rtx_support import SUPPORT
-from toolchain.engines.trt import FIRST_BF16_SM
+from toolchain.engines.trt import FIRST_SM
 from toolchain.recipe.schema import PRECISIONS, RTX_SMS
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ INSTRUCTION_SETS = {
 FAST_INT8 = {"avx512_vnni", "avx_vnni", "amx_int8", "dotprod", "i8mm"}
 FAST_BF16 = {"avx512_bf16", "amx_bf16"}
 PLAIN_WIDTH = 120
-RUNS, STORED, BUILDS = "runs", "runs as fp32", "builds"
+RUNS, STORED, BUILDS = "runs", "as fp32", "builds"
+CPUS = {"cpu_x86": "x86", "cpu_arm": "64-bit ARM"}
 
 
 class Ability(NamedTuple):
@@ -112,7 +114,13 @@ def _rtx(facts: dict[str, Any]) -> dict[str, str]:
 def _trt(facts: dict[str, Any]) -> dict[str, str]:
     """TensorRT builds on, and for, the first GPU; nothing without one."""
     sm = facts["gpus"][0]["sm"] if facts["gpus"] else 0
-    return {p: RUNS for p in PRECISIONS if sm and (p != "bf16" or sm >= FIRST_BF16_SM)}
+    return {p: RUNS for p in PRECISIONS if sm and sm >= FIRST_SM.get(p, 0)}
+
+
+def _vino(facts: dict[str, Any]) -> dict[str, str]:
+    """FP8 is emulated and so left out; BF16 needs a CPU that has it."""
+    lacks = set() if FAST_BF16 & set(facts["instruction_sets"]) else {"bf16"}
+    return {p: STORED if computed == "fp32" != p else RUNS for p, computed in VINO.items() if p not in lacks}
 
 
 def abilities(facts: dict[str, Any]) -> list[Ability]:
@@ -120,11 +128,12 @@ def abilities(facts: dict[str, Any]) -> list[Ability]:
     packages, has_gpu = facts["packages"], bool(facts["gpus"])
     ort = packages.get("onnxruntime-gpu") or packages.get("onnxruntime")
     x86 = "neon" not in facts["instruction_sets"]
-    cpu = {p: RUNS if computed == p else STORED for p, computed in COMPUTE["cpu_x86"].items()}
-    vino = {"fp32": RUNS, **({"bf16": RUNS} if FAST_BF16 & set(facts["instruction_sets"]) else {}), "int8": RUNS}
+    here, other = ("cpu_x86", "cpu_arm") if x86 else ("cpu_arm", "cpu_x86")
+    cpu = {p: RUNS if computed == p else STORED for p, computed in COMPUTE[here].items()}
     cuda = {p: RUNS if has_gpu else BUILDS for p in COMPUTE["cuda"]}
     return [
-        Ability("onnxruntime", "cpu_x86", cpu if ort else {}, None if ort else "pip install onnxruntime"),
+        Ability("onnxruntime", here, cpu if ort else {}, None if ort else "pip install onnxruntime"),
+        *([Ability("onnxruntime", other, dict.fromkeys(COMPUTE[other], BUILDS))] if ort else []),
         Ability("onnxruntime", "cuda", cuda if packages.get("onnxruntime-gpu") else {},
                 None if packages.get("onnxruntime-gpu") else "pip uninstall onnxruntime; pip install onnxruntime-gpu"),
         Ability("tensorrt_rtx", f"sm{RTX_SMS[0]} to sm{RTX_SMS[-1]}",
@@ -132,7 +141,7 @@ def abilities(facts: dict[str, Any]) -> list[Ability]:
                 None if packages.get("tensorrt-rtx") else "pip install 'tensorrt-rtx>=1.7,<1.8' (x86-64 only)"),
         Ability("tensorrt", "local_gpu", _trt(facts) if packages.get("tensorrt") else {},
                 None if packages.get("tensorrt") else "pip install -e '.[tensorrt]'"),
-        Ability("openvino", "cpu_x86", vino if packages.get("openvino") and x86 else {},
+        Ability("openvino", "cpu_x86", _vino(facts) if packages.get("openvino") and x86 else {},
                 None if packages.get("openvino") else "pip install -e '.[openvino]'"),
     ]
 
@@ -147,6 +156,8 @@ def _engine_advice(ability: Ability, facts: dict[str, Any]) -> Advice:
         return Advice(what, "cannot build", needs_gpu if ability.runtime == "tensorrt" else "only for x86 CPUs")
     run = [p for p, state in ability.precisions.items() if state != BUILDS]
     only = [p for p, state in ability.precisions.items() if state == BUILDS]
+    if not run and ability.target in CPUS:
+        return Advice(what, "builds only", f"this CPU is another: measure on {CPUS[ability.target]}")
     if not run:
         return Advice(what, "builds only", f"{reason}: measure {', '.join(only)} on a machine that has one")
     return Advice(what, "ready", f"builds and runs {', '.join(run)}" + (f"; builds {', '.join(only)}" if only else ""))
@@ -200,7 +211,8 @@ def render_doctor(facts: dict[str, Any], console: Console | None = None) -> None
         ("Packages", ", ".join(f"{n} {v}" for n, v in facts["packages"].items() if v)),
     ):
         about.add_row(Text(what, style="bold"), value)
-    engines = Table("Engines", "Target", *(p.upper() for p in PRECISIONS), box=lines, border_style="bright_black")
+    titles = [p.upper().replace("_", " ") for p in PRECISIONS]  # spaces, so that a narrow page can wrap them
+    engines = Table("Engines", "Target", *titles, box=lines, border_style="bright_black")
     for a in abilities(facts):
         cells = [Text(s := a.precisions.get(p, "-"), style=colours.get(s, "dim")) for p in PRECISIONS]
         engines.add_row(a.runtime, a.target, *cells)

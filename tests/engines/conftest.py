@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 
 SIZE, CLASSES = 16, 10
 FLOAT = {"fp32": T.FLOAT, "fp16": T.FLOAT16, "bf16": T.BFLOAT16}
+E4M3 = ml_dtypes.float8_e4m3fn
 NUMPY = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 
 
@@ -27,9 +28,11 @@ def weights() -> dict[str, np.ndarray]:
 
 def network(form: str, batch: int | str = "batch", op: str | None = None) -> onnx.ModelProto:
     """form: fp32; fp16, bf16 (computed in it, float32 in and out); fp16_storage, bf16_storage (weights only);
-    int8 (S8 Q/DQ), int8_u8 (U8 activations), int8_u8_zero (the same with zero_point 0 throughout), int8_fp16 (S8 on an fp16 graph), int4 (weight-only linear on fp16).
+    int8 (S8 Q/DQ), int8_u8 (U8 activations), int8_u8_zero (the same with zero_point 0 throughout), int8_fp16 (S8 on an fp16 graph), and
+    on fp16: int4 (weight-only linear), int8_weight_only, fp8 (E4M3), mixed (conv fp16, conv S8 Q/DQ, linear int4).
     op: put this operator in place of the first Relu."""
-    kind = {"int8_fp16": "fp16", "int4": "fp16"}.get(form, form if form in FLOAT else "fp32")
+    on_fp16 = ("int8_fp16", "int4", "int8_weight_only", "fp8", "mixed")
+    kind = "fp16" if form in on_fp16 else form if form in FLOAT else "fp32"
     float_type, dtype = FLOAT[kind], NUMPY[kind]
     nodes: list[onnx.NodeProto] = []
     initializers: dict[str, onnx.TensorProto] = {}
@@ -46,11 +49,15 @@ def network(form: str, batch: int | str = "batch", op: str | None = None) -> onn
         value = weights()[name]
         if form.endswith("_storage"):
             return add("Cast", [put(f"{name}_half", value.astype(NUMPY[form[:4]]))], name, to=T.FLOAT)
-        if form == "int4" and name == "w2":
+        if form in ("int4", "mixed") and name == "w2":
             scale = (np.abs(value).max(axis=1, keepdims=True) / 7).astype(dtype)
             four = np.clip(np.rint(value / scale.astype(np.float32)), -7, 7).astype(ml_dtypes.int4)
             return add("DequantizeLinear", [put("w2_q", four), put("w2_s", scale)], name, axis=1, block_size=32)
-        if form.startswith("int8"):
+        if form == "fp8" and name != "w0":
+            scale = np.asarray(np.abs(value).reshape(len(value), -1).max(axis=1) / 448, dtype)
+            codes = (value / scale.astype(np.float32).reshape(-1, *[1] * (value.ndim - 1))).clip(-448, 448)
+            return add("DequantizeLinear", [put(f"{name}_q", codes.astype(E4M3)), put(f"{name}_s", scale)], name, axis=0)
+        if form.startswith("int8") or form == "mixed" and name == "w1":
             scale = np.abs(value).reshape(len(value), -1).max(axis=1) / 127
             eight = np.rint(value / scale.reshape(-1, *[1] * (value.ndim - 1))).astype(np.int8)
             names = [put(f"{name}_q", eight), put(f"{name}_s", scale.astype(dtype)),
@@ -59,9 +66,10 @@ def network(form: str, batch: int | str = "batch", op: str | None = None) -> onn
         return put(name, value.astype(dtype))
 
     def activation(name: str) -> str:
-        if not form.startswith("int8"):
+        quantized = {"fp8": ("p0", "f"), "mixed": ("p0",), "int8_weight_only": ()}
+        if name not in quantized.get(form, (name,) if form.startswith("int8") else ()):
             return name
-        zero = np.uint8(128 if form == "int8_u8" and name == "images" else 0) if "u8" in form else np.int8(0)
+        zero = E4M3(0) if form == "fp8" else np.uint8(128 if form == "int8_u8" and name == "images" else 0) if "u8" in form else np.int8(0)
         pair = [put(f"{name}_s", np.asarray(4 / 127, dtype)), put(f"{name}_z", np.asarray(zero))]
         return add("DequantizeLinear", [add("QuantizeLinear", [name, *pair], f"{name}_q"), *pair], f"{name}_dq")
 

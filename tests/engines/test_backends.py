@@ -5,9 +5,9 @@ from typing import get_args
 
 import pytest
 
-from toolchain.engines import BACKENDS, backend, default_engines, load_engine
+from toolchain.engines import BACKENDS, backend, default_engines, load_engine, openvino, ort, rtx
 from toolchain.errors import EngineError, RecipeError
-from toolchain.recipe.schema import Engine
+from toolchain.recipe.schema import PRECISIONS, Engine
 
 TARGET_SIDE = ("toolchain.engines", "toolchain.measure", "toolchain.report", "toolchain.recipe")
 
@@ -33,6 +33,13 @@ def test_every_backend_offers_the_whole_contract():
     names = ("PACKAGES", "missing", "not_runnable", "refuse", "targets", "rules", "default_engines", "build", "load")
     for runtime in BACKENDS:
         assert [name for name in names if not hasattr(backend(runtime), name)] == []
+
+
+def test_every_precision_is_offered_by_some_runtime_and_each_runtime_says_what_it_computes_in():
+    offered = {"onnxruntime": {*ort.COMPUTE["cpu_x86"]}, "tensorrt_rtx": {*rtx.COMPUTE}, "openvino": {*openvino.COMPUTE}}
+    assert offered["tensorrt_rtx"] == set(PRECISIONS)
+    assert offered["onnxruntime"] == offered["openvino"] == set(PRECISIONS) - {"fp8"}
+    assert ort.COMPUTE["cpu_x86"] == ort.COMPUTE["cpu_arm"]
 
 
 def test_default_engines_hold_five_precisions_of_onnxruntime_and_tensorrt_rtx():

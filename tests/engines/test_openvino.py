@@ -62,6 +62,11 @@ def test_a_damaged_onnx_is_an_error_of_one_line(tmp_path, make_onnx, content, re
     assert "\n" not in str(error.value)
 
 
+def test_fp8_is_refused_since_a_cpu_would_emulate_it():
+    with pytest.raises(EngineError, match="openvino: found precision fp8, expected fp32, .*OpenVINO emulates it"):
+        backend.refuse(cfg("fp8"))
+
+
 def test_a_missing_runtime_is_an_error_with_the_install_line(monkeypatch):
     monkeypatch.setattr(backend, "find_spec", lambda name: None)
     with pytest.raises(MissingPackage, match="pip install -e"):

@@ -107,6 +107,27 @@ def test_quantized_engines_are_refused_for_the_cuda_provider():
     ort.refuse(cfg("fp16", "cuda"))
 
 
+@pytest.mark.parametrize("target", ["cpu_x86", "cpu_arm"])
+def test_fp8_is_refused_by_name_on_a_cpu(target):
+    with pytest.raises(EngineError, match=f"target {target}: found precision fp8, expected fp32 .*use runtime tensorrt_rtx"):
+        ort.refuse(cfg("fp8", target))
+
+
+@pytest.mark.parametrize(("machine", "here", "other"), [("x86_64", "cpu_x86", "cpu_arm"), ("aarch64", "cpu_arm", "cpu_x86")])
+def test_a_file_for_another_cpu_is_built_and_opened_but_not_run(tmp_path, make_onnx, monkeypatch, machine, here, other):
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert ort.targets(cfg(target=None)).target == here == ort.default_engines()[0]["target"]
+    assert ort.not_runnable(cfg(target=here)) is None and ort.rules(cfg(target=None)) == here
+    ort.build(make_onnx("fp32"), cfg(target=other), tmp_path, {})
+    record = read_record(tmp_path)
+    assert (record.target, record.device, record.layers) == (other, other, [])
+    with pytest.raises(EngineError, match=f"cannot run here: this CPU is {machine}, {other} wants another"):
+        load_engine(tmp_path)
+    path = make_onnx("bf16")  # no CPU has its convolutions
+    with pytest.raises(EngineError, match="Could not find an implementation for Conv"):
+        ort.build(path, cfg("bf16", other), tmp_path, {})
+
+
 def test_a_cuda_engine_without_a_gpu_is_not_runnable(monkeypatch):
     monkeypatch.setattr(ort, "gpus", lambda: ())
     assert ort.not_runnable(cfg("fp16", "cuda")) == "no GPU"

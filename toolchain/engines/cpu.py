@@ -27,6 +27,17 @@ def cpu_quota(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> float | None:
         return None
 
 
+def cpu_target() -> str:
+    """The rules that suit this machine's CPU: cpu_arm for 64-bit ARM, else cpu_x86."""
+    return "cpu_arm" if platform.machine().lower() in ("aarch64", "arm64") else "cpu_x86"
+
+
+def not_this_cpu(target: str) -> str | None:
+    """Why an engine for the CPU `target` is not measured here; None where it is for this CPU, or for no CPU."""
+    other = target.startswith("cpu_") and target != cpu_target()
+    return f"this CPU is {platform.machine()}, {target} wants another" if other else None
+
+
 def cpu_name() -> str:
     """The model name of this machine's CPU."""
     try:

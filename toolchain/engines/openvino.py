@@ -1,4 +1,7 @@
-"""OpenVINO on x86 CPUs: what it can build and run. The engine is the ONNX file, compiled when it is loaded."""
+"""OpenVINO on x86 CPUs: what it can build and run. The engine is the ONNX file, compiled when it is loaded.
+
+fp16 and integer weights without integer activations are forms of storage: they are widened when the file is compiled.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ if TYPE_CHECKING:
 
 PACKAGES: tuple[str, ...] = ("openvino",)
 # Its default hint is bf16 where the CPU has it, which would make "fp32" a bf16 engine: the hint is always given.
-COMPUTE = {"fp32": "fp32", "bf16": "bf16", "int8": "int8"}
+COMPUTE = {"fp32": "fp32", "fp16": "fp32", "bf16": "bf16", "int8": "int8", "int8_weight_only": "fp32", "int4": "fp32",
+           "mixed": "mixed"}
 
 
 def missing() -> str | None:
@@ -30,11 +34,12 @@ def not_runnable(cfg: Any) -> str | None:
 
 
 def refuse(cfg: Any) -> None:
-    """Raise MissingPackage without openvino; EngineError for bf16 on a CPU that would emulate it."""
+    """Raise MissingPackage without openvino; EngineError for fp8, and for bf16 on a CPU that would emulate it."""
     if reason := missing():
         raise MissingPackage(reason)
     if cfg.precision not in COMPUTE:
-        raise EngineError(f"engines: openvino: found precision {cfg.precision}, expected {', '.join(COMPUTE)}")
+        raise EngineError(f"engines: openvino: found precision {cfg.precision}, expected {', '.join(COMPUTE)} (no "
+                          f"CPU computes in {cfg.precision}: OpenVINO emulates it, slower than fp32)")
     if cfg.precision == "bf16" and "BF16" not in cpu_capabilities():
         raise EngineError(f"engines: openvino: found precision bf16, but this CPU offers only "
                           f"{', '.join(cpu_capabilities())}; use fp32 or int8")

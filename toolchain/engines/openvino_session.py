@@ -21,7 +21,7 @@ from toolchain.errors import EngineError
 from toolchain.files import write_bytes
 
 VERSION = ov.get_version().split("-")[0]
-HINT = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # int8: Q/DQ pairs run in int8 whatever the hint, the rest in f32
+HINT = {"bf16": "bf16"}  # else f32: Q/DQ pairs run in int8 whatever the hint, the rest in f32
 
 
 @lru_cache(maxsize=1)
@@ -34,8 +34,8 @@ def compile_model(path: Path, precision: str, threads: int | None) -> ov.Compile
     """One stream of `threads`, for latency. Raises EngineError with the runtime's reason."""
     if path.stat().st_size == 0:  # OpenVINO would try every format it knows, with noise on stderr
         raise EngineError(f"{path}: the file is empty; make it again")
-    options = {"INFERENCE_PRECISION_HINT": HINT[precision], "INFERENCE_NUM_THREADS": threads or default_threads(),
-               "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
+    options = {"INFERENCE_PRECISION_HINT": HINT.get(precision, "f32"), "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY",
+               "INFERENCE_NUM_THREADS": threads or default_threads()}
     try:
         model = ov.Core().compile_model(str(path), "CPU", options)
     except RuntimeError as error:

@@ -27,6 +27,7 @@ SILENT = 4  # only fatal lines: what goes wrong reaches the user as our one-line
 # use_tf32 off: an fp32 engine computes in fp32
 PROVIDERS: dict[str, list[Any]] = {
     "cpu_x86": ["CPUExecutionProvider"],
+    "cpu_arm": ["CPUExecutionProvider"],
     "cuda": [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"],
 }
 
@@ -134,7 +135,9 @@ def build_engine(onnx_path: Path, cfg: Any, folder: Path, info: dict[str, Any], 
     engine = folder / "engine.onnx"
     write_bytes(engine, onnx_path.read_bytes())
     layers = realized_layers(engine, cfg.target) if run_once else []
-    device = gpus()[0].name if cfg.target == "cuda" and gpus() else cpu_name()
+    if not run_once and cfg.target != "cuda":  # for another CPU: what it will fuse is unknown here, but it must open
+        create_session(engine, cfg.target, session_options(threads=1))
+    device = gpus()[0].name if cfg.target == "cuda" and gpus() else cpu_name() if run_once else cfg.target
     write_record(folder, describe(cfg, engine, onnx_path, info, compute=compute, runtime_version=ort.__version__,
                                   device=device, layers=layers))
     return engine

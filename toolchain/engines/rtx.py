@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from toolchain.engines.protocol import Loaded
 
 PACKAGES: tuple[str, ...] = ("tensorrt-rtx",)
-COMPUTE = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16", "int8": "int8", "int4": "fp16"}  # int4: weights only
+COMPUTE = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16", "fp8": "fp8", "int8": "int8", "mixed": "mixed",
+           "int8_weight_only": "fp16", "int4": "fp16"}
 
 
 def missing() -> str | None:
@@ -57,7 +58,7 @@ def rules(cfg: Any) -> str:
 
 
 def default_engines() -> list[dict[str, Any]]:
-    """All five precisions, each for every SM that runs it."""
+    """The usual precisions, each for every SM that runs it."""
     return [{"runtime": "tensorrt_rtx", "precision": precision} for precision in DEFAULT_PRECISIONS]
 
 

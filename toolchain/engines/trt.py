@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from toolchain.engines.protocol import Loaded
 
 PACKAGES: tuple[str, ...] = ("tensorrt",)
-FIRST_BF16_SM = 80
+FIRST_SM = {"bf16": 80, "fp8": 89}  # Ampere; Ada and Hopper
 
 
 def missing() -> str | None:
@@ -41,13 +41,14 @@ def not_runnable(cfg: Any) -> str | None:
 
 
 def refuse(cfg: Any) -> None:
-    """Raise MissingPackage without the package; EngineError without a GPU, or for bf16 on one that has none."""
+    """Raise MissingPackage without the package; EngineError without a GPU, or for bf16 or fp8 on one that has none."""
     if not find_spec("tensorrt"):
         raise MissingPackage(f"engines: {missing()}")
     if not gpus():
         raise EngineError(f"engines: {missing()}; build on the device, or use runtime tensorrt_rtx")
-    if cfg.precision == "bf16" and gpus()[0].sm < FIRST_BF16_SM:
-        raise EngineError(f"engines: tensorrt: found bf16, which {gpus()[0].name} (sm{gpus()[0].sm}) lacks; use fp16")
+    if gpus()[0].sm < FIRST_SM.get(cfg.precision, 0):
+        raise EngineError(f"engines: tensorrt: found {cfg.precision}, which {gpus()[0].name} (sm{gpus()[0].sm}) lacks; "
+                          f"use {'fp16' if cfg.precision == 'bf16' else 'int8'}")
 
 
 def targets(cfg: Any) -> Any:
@@ -62,8 +63,8 @@ def rules(cfg: Any) -> str:
 
 def default_engines() -> list[dict[str, Any]]:
     """Every precision that this machine's GPU has."""
-    lacks_bf16 = not gpus() or gpus()[0].sm < FIRST_BF16_SM
-    return [{"runtime": "tensorrt", "precision": p} for p in DEFAULT_PRECISIONS if not (p == "bf16" and lacks_bf16)]
+    sm = gpus()[0].sm if gpus() else 0
+    return [{"runtime": "tensorrt", "precision": p} for p in DEFAULT_PRECISIONS if sm >= FIRST_SM.get(p, 0)]
 
 
 def timing_cache(gpu: Gpu) -> Path | None:

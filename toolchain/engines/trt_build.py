@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from toolchain.engines.progress import Fraction
-from toolchain.engines.trt_package import UNSIGNED, Package, import_package, make_logger
+from toolchain.engines.trt_package import SHIFTED, UNSIGNED, Package, import_package, make_logger
 from toolchain.errors import EngineError, ToolchainError
 from toolchain.files import write_bytes
 
@@ -104,9 +104,13 @@ def parse(job: Job, trt: Any, parser: Any, network: Any, log: Any) -> None:
         parsed = parser.parse(path.read_bytes())  # bytes, not the path: its length would shift addresses
     except FileNotFoundError:
         raise EngineError(f"{path}: no such ONNX file; export it first") from None
-    if any(told in line for told in UNSIGNED for line in [*log.warnings, *log.errors]) or unsigned_nodes(path):
+    told = "\n".join([*log.warnings, *log.errors])
+    if UNSIGNED in told or unsigned_nodes(path):
         raise EngineError(f"{where} has no unsigned INT8: found uint8 QuantizeLinear/DequantizeLinear, expected int8 "
                           "with zero_point 0; convert the float ONNX with the tensorrt rules")
+    if SHIFTED in told:
+        raise EngineError(f"{where} has symmetric INT8 only: found a zero_point that is not 0, expected int8 with "
+                          "zero_point 0; convert the float ONNX with the tensorrt rules")
     if not parsed:
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
         raise EngineError(f"{where} cannot read it: {'; '.join(dict.fromkeys(map(_say, errors)))[:600]}")
@@ -118,17 +122,34 @@ def parse(job: Job, trt: Any, parser: Any, network: Any, log: Any) -> None:
 
 
 def unsigned_nodes(path: Path) -> list[str]:
-    """Names of the nodes with a uint8 zero point, for the TensorRT versions that say nothing of them; [] where the
-    onnx package is absent (a device) or the file cannot be read (the parser says why)."""
+    """Names of the nodes that make or read unsigned codes, of which not every TensorRT says something; [] where the
+    onnx package is absent (a device) or the file cannot be read (the parser says why).
+
+    A QuantizeLinear without zero_point makes uint8, says ONNX, unless its output_dtype says otherwise.
+    """
     try:
         import onnx
 
         graph = onnx.load(path, load_external_data=False).graph
     except Exception:  # protobuf's DecodeError lies in different places in different versions
         return []
-    unsigned = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.UINT8}
-    return [node.name for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")
-            and len(node.input) > 2 and node.input[2] in unsigned]
+    unsigned = (onnx.TensorProto.UINT8, onnx.TensorProto.UINT4, onnx.TensorProto.UINT16)
+    kinds, found = {tensor.name: tensor.data_type for tensor in graph.initializer}, []
+    for node in graph.node:
+        given = {attribute.name: attribute for attribute in node.attribute}
+        kind = kinds.get(node.input[0]) if node.input else None
+        if node.op_type == "Constant":
+            kind = given["value"].t.data_type if "value" in given else None
+        elif node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            if len(node.input) > 2 and node.input[2]:
+                kind = kinds.get(node.input[2])
+            elif node.op_type == "QuantizeLinear":
+                kind = given["output_dtype"].i if "output_dtype" in given else onnx.TensorProto.UINT8
+            if kind in unsigned:
+                found.append(node.name)
+        for name in node.output:
+            kinds[name] = None if node.op_type in ("DequantizeLinear", "Cast") else kind  # pools pass codes on
+    return found
 
 
 def _say(error: Any) -> str:

@@ -18,8 +18,8 @@ INSTALL = {
     "tensorrt": "pip install -e '.[tensorrt]' (from NVIDIA's own package index; on a Jetson it comes with JetPack)",
 }
 RED_HERRINGS = ("cudaError 35", "CUDA initialization failure with error: 35")  # said of every failure without a driver
-# What is logged of uint8 Q/DQ. The first is only a warning: the build would succeed and 128..255 saturate.
-UNSIGNED = ("Defaulting to INT8", "Non-zero zero point is not supported")
+UNSIGNED = "Defaulting to INT8"  # of uint8 Q/DQ, and only a warning: the build would succeed and 128..255 saturate
+SHIFTED = "Non-zero zero point is not supported"
 # "(Sparsity) Found 3 layer(s) eligible to use sparse tactics: …", "(Sparsity) Chose 2 layer(s) using sparse tactics: …"
 SPARSITY = re.compile(r"\(Sparsity\) (Found|Chose) (\d+) layer\(s\)")
 

@@ -1,6 +1,7 @@
 """What each target wants of a graph, as data. A new target is a new row.
 
-Sources: TensorRT's developer guide (explicit quantization); ONNX Runtime's QDQ selectors, measured on x86 with VNNI.
+Sources: TensorRT's developer guide (explicit quantization); ONNX Runtime's QDQ selectors, measured on x86 with VNNI;
+for ARM, read and not measured, what its pull requests 8695, 9902 and 9961 say of kernels and fusions.
 """
 
 from __future__ import annotations
@@ -51,6 +52,9 @@ CPU_OPS = ("GlobalAveragePool", "AveragePool", "Concat")
 
 RULES: dict[str, Rules] = {
     "cpu_x86": Rules("u8", "both", CPU_OPS, "storage", decode="cast", bias_after_gemm=True, integer_results=True),
+    # signed by signed bytes have kernels of their own there; unsigned ones are flipped to signed, or widened, first
+    "cpu_arm": Rules("s8_shifted", "both", CPU_OPS, "storage", decode="cast", bias_after_gemm=True,
+                     integer_results=True),
     "tensorrt": Rules("s8", "residual", (), "compute", int4_float="fp16", fp8_float="fp16"),
     # Turing has no FP32 matrix kernels in TensorRT-RTX, so what is not INT8 is FP16
     "tensorrt_sm75": Rules("s8", "residual", (), "compute", int8_float="fp16", int4_float="fp16"),

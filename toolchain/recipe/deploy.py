@@ -41,7 +41,7 @@ class OrtEngine(Section):
 
     runtime: Literal["onnxruntime"]
     precision: Precision
-    target: Literal["cpu_x86", "cuda"] = "cpu_x86"
+    target: Literal["cpu_x86", "cpu_arm", "cuda"] | None = Field(None, description="null: this machine's CPU")
 
 
 class RtxEngine(Section):
@@ -79,7 +79,7 @@ class OpenVinoEngine(Section):
     """OpenVINO on an x86 CPU."""
 
     runtime: Literal["openvino"]
-    precision: Literal["fp32", "bf16", "int8"]
+    precision: Precision
     target: Literal["cpu_x86"] = "cpu_x86"
 
 
