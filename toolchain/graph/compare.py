@@ -33,7 +33,7 @@ def open_session(model: Path | bytes, optimize: bool = True) -> ort.InferenceSes
 
 
 def run(path: Path, images: np.ndarray, optimize: bool = True) -> np.ndarray:
-    """Logits (N, K) float32 of `images` (N, 3, S, S), fed in the file's own batch size.
+    """Logits (N, K) float32 of `images` (N, 3, S, S), fed in the file's own batch size or a few at a time.
 
     optimize: False runs the graph node by node as written (optimised ONNX Runtime gives wrong numbers for FP16 with
     Q/DQ); a graph that computes in half is widened first.
@@ -46,7 +46,8 @@ def run(path: Path, images: np.ndarray, optimize: bool = True) -> np.ndarray:
             model = ir.to_proto(graph).SerializeToString()
     session = open_session(model, optimize)
     entry = session.get_inputs()[0]
-    batch = entry.shape[0] if isinstance(entry.shape[0], int) else len(images)
+    few = max(1, PROBE_VALUES // max(1, images[0].size)) if len(images) else 1  # large images take memory
+    batch = entry.shape[0] if isinstance(entry.shape[0], int) else min(len(images), few)
     padded = np.concatenate([images, np.repeat(images[-1:], -len(images) % batch, axis=0)])
     outputs = [session.run(None, {entry.name: padded[i : i + batch]})[0] for i in range(0, len(padded), batch)]
     return np.concatenate(outputs)[: len(images)]
@@ -63,10 +64,13 @@ def probe_images(path: Path) -> np.ndarray:
 def gap(reference: np.ndarray, candidate: np.ndarray, path: Path) -> dict[str, float]:
     """{"max_abs": largest |difference|, "relative": to the largest |reference|, "argmax_agreement": share in [0, 1]}.
 
-    Raises OnnxError when the candidate's logits are not finite or have another shape.
+    Raises OnnxError when logits are not finite, or the candidate's have another shape.
     """
     if reference.shape != candidate.shape:
         raise OnnxError(f"{path}: gives logits {candidate.shape}, its source {reference.shape}")
+    if not np.isfinite(reference).all():
+        raise OnnxError(f"{path}: its source's logits are NaN or infinite for these images, so it cannot be judged; "
+                        "train again with a lower learning rate, or check data.mean and data.std")
     if not np.isfinite(candidate).all():
         raise OnnxError(f"{path}: its logits are NaN or infinite where its source's are not; an activation is beyond "
                         "what this precision can hold; use bf16 instead of fp16, or fp32")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +115,8 @@ def convert(
         entry["precision"] = changed.get(str(entry["name"]), entry["precision"])
     clean(model)
     write_onnx(model, out_path)
+    del model
+    gc.collect()  # a graph refers to itself in circles: its weights would stay in memory beside those of the sessions
     images = probe_images(float_onnx) if probe is None else probe
     try:
         found = gap(run(float_onnx, images), run(out_path, images, optimize=rules.half == "storage"), out_path)

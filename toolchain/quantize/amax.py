@@ -17,13 +17,8 @@ from toolchain.recipe.schema import Calibrator
 LEVELS = 127  # INT8 codes on one side of zero: scale = amax / 127
 ENTROPY_LEVELS = 128  # the reference algorithm compares with a 128-level distribution
 FIRST_CANDIDATE = 128  # fewer bins than levels cannot lose information
+BLOCK = 256  # candidates looked at together
 TIE = 1e-12  # divergences closer than this are equal: rounding of sums, not information
-
-
-def max_amax(counts: np.ndarray, bin_width: float) -> float:
-    """Upper edge of the last non-empty bin; 0.0 when nothing was counted."""
-    filled = np.flatnonzero(counts)
-    return float((filled[-1] + 1) * bin_width) if filled.size else 0.0
 
 
 def percentile_amax(counts: np.ndarray, bin_width: float, percentile: float) -> float:
@@ -44,7 +39,13 @@ def entropy_divergences(counts: np.ndarray) -> np.ndarray:
     """
     bins = counts.astype(np.float64)
     bins[0] = bins[1]
-    kept = np.arange(FIRST_CANDIDATE, len(bins) + 1)
+    candidates = np.arange(FIRST_CANDIDATE, len(bins) + 1)
+    blocks = np.array_split(candidates, -(-len(candidates) // BLOCK))
+    return np.concatenate([_divergences(bins, some) for some in blocks])
+
+
+def _divergences(bins: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """The same for the candidates `kept` (n,): a block of them at a time, as each takes 128 levels' worth of memory."""
     edges = -(-np.arange(ENTROPY_LEVELS + 1) * kept[:, None] // ENTROPY_LEVELS)  # level l starts at bin ceil(l*i/128)
     mass = np.diff(_cumulative(bins)[edges], axis=1)
     spread = np.diff(_cumulative(bins > 0)[edges], axis=1)
@@ -96,11 +97,11 @@ def mse_amax(counts: np.ndarray, bin_width: float) -> float:
     return float(candidates[np.flatnonzero(errors <= errors.min())[-1]])
 
 
-AMAX: dict[str, Callable[[np.ndarray, float, Calibrator], float]] = {
-    "max": lambda counts, width, _: max_amax(counts, width),
-    "percentile": lambda counts, width, cfg: percentile_amax(counts, width, cfg.percentile),  # type: ignore[union-attr]
-    "entropy": lambda counts, width, _: entropy_amax(counts, width),
-    "mse": lambda counts, width, _: mse_amax(counts, width),
+AMAX: dict[str, Callable[[Histogram, Calibrator], float]] = {
+    "max": lambda h, _: h.amax,
+    "percentile": lambda h, cfg: percentile_amax(h.counts, h.bin_width, cfg.percentile),  # type: ignore[union-attr]
+    "entropy": lambda h, _: entropy_amax(h.counts, h.bin_width),
+    "mse": lambda h, _: mse_amax(h.counts, h.bin_width),
 }
 
 
@@ -108,7 +109,7 @@ def choose_amax(histogram: Histogram, cfg: Calibrator) -> float:
     """amax of one tensor by `cfg.method`, at most the largest magnitude seen; 0.0 for a tensor that is always zero."""
     if histogram.amax == 0.0:
         return 0.0
-    return min(AMAX[cfg.method](histogram.counts, histogram.bin_width, cfg), histogram.amax)
+    return min(AMAX[cfg.method](histogram, cfg), histogram.amax)
 
 
 def _filled(counts: np.ndarray) -> np.ndarray:

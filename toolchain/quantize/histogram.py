@@ -29,15 +29,18 @@ class Histogram:
     @property
     def amax(self) -> float:
         """The largest magnitude counted; 0.0 before any value."""
-        return max(abs(self.min), abs(self.max)) if self.counts.any() else 0.0
+        return max(abs(self.min), abs(self.max)) if self.min <= self.max else 0.0
 
     @property
     def bin_width(self) -> float:
         """Bin i counts magnitudes in [i * bin_width, (i + 1) * bin_width)."""
         return 2.0 ** (self.exponent - BINS_LOG2)
 
-    def add(self, values: np.ndarray) -> bool:
-        """Count `values` (float32, any shape). False, and nothing counted, when one of them is NaN or infinite."""
+    def add(self, values: np.ndarray, counted: np.ndarray | None = None) -> bool:
+        """Count `values` (float32, any shape). False, and nothing counted, when one of them is NaN or infinite.
+
+        counted: those of them that are put into bins; None: all. min and max always see all.
+        """
         if values.size == 0:
             return True
         smallest, largest = float(values.min()), float(values.max())  # NaN propagates through both
@@ -45,7 +48,8 @@ class Histogram:
             return False
         self._cover(max(abs(smallest), abs(largest)))
         self.min, self.max = min(self.min, smallest), max(self.max, largest)
-        scaled = np.multiply(values, np.float32(2.0 ** (BINS_LOG2 - self.exponent)), dtype=np.float32).ravel()
+        chosen = values if counted is None else counted
+        scaled = np.multiply(chosen, np.float32(2.0 ** (BINS_LOG2 - self.exponent)), dtype=np.float32).ravel()
         bins = np.abs(scaled, out=scaled).astype(np.int32)  # truncation is floor: nothing is negative
         self.counts += np.bincount(bins, minlength=BINS)
         return True
