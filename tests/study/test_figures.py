@@ -63,7 +63,7 @@ def test_every_figure_of_a_distilled_and_pruned_build_is_found(folders: dict[str
     assert outcome.figures == {
         "top1": 75.0, "int8_top1": 50.0, "kl": 0.25, "js": 0.06, "agreement": 80.5, "gradcam": 0.5, "jitter_top1": 70.0,
         "jitter_drop": 5.0, "val_top1": 61.0, "teacher_top1": 97.5, "parameters": 54, "teacher_parameters": 112,
-        "train_seconds": 8.0, "seconds": 37.0, "sparsity": 0.0}  # 2*3*3*3; 4*3*3*3 + BatchNorm's 4; 4 epochs of 2 s; 30 + 7
+        "train_seconds": 8.0, "seconds": 37.0, "sparsity": 0.0, "float_top1": 75.0}  # 2*3*3*3; 4*3*3*3 + BatchNorm's 4; 4 epochs of 2 s; 30 + 7
     assert (outcome.epochs, outcome.test_images) == (4, 4)
     assert outcome.right["top1"].tolist() == [True, True, True, False]
     assert outcome.right["int8_top1"].tolist() == [True, False, True, False]

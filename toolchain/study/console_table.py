@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from toolchain.study import cells
+from toolchain.study import cells, sweep_cells
 from toolchain.study.cells import in_line
 from toolchain.study.plan import Planned
 from toolchain.study.result import StudyResult
@@ -28,6 +28,13 @@ def print_study(result: StudyResult, console: Console | None = None) -> None:
         table.add_row(in_line(cells.name_cell(row, result)), in_line(cells.epochs_cell(row)),
                       *(cells.figure_cell(metric, row.figures.get(metric))[0] for metric in result.metrics))
     console.print(table, markup=False)
+    if result.sweep:
+        law = _table("acc(b) = a - A exp(-k (b - 2))")
+        for title in sweep_cells.LAW_TITLES:
+            law.add_column(title)
+        for line in sweep_cells.law_rows(result.sweep):
+            law.add_row(*line)
+        console.print(law, markup=False)
     for metric in cells.compared(result)[:1]:
         console.print(_differences(result, metric), markup=False)
     if result.undecided:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,9 @@ from toolchain.study.compare import Right
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # BatchNorm's statistics are stored, not trained
 STUDENT_RUNS = ("train", "prune", "qat")  # the runs that the student's weights went through
+
+
+WEIGHT_ONLY_FIRST = ("int8_weight_only", "int4", "int8", "fp32")  # int8 quantizes activations too
 
 
 class Metric(NamedTuple):
@@ -44,6 +47,8 @@ METRICS: dict[str, Metric] = {
     "speedup_vs_unpruned": Metric("Against unpruned", "×", 2, compared=False),
     "engine_bytes": Metric("Engine file", "bytes", 0, compared=False),
     "deflate_bytes": Metric("Deflated", "bytes", 0, compared=False),
+    "float_top1": Metric("Float top-1", "%", 2, compared=False),
+    "packed_bytes": Metric("Packed weights", "bytes", 0, compared=False),
     "teacher_parameters": Metric("Teacher parameters", "", 0, compared=False),
     "train_seconds": Metric("Training", "s", 1, compared=False),
     "seconds": Metric("Whole build", "s", 1, compared=False),
@@ -71,6 +76,15 @@ def judged_engine(names: Mapping[str, Any] | list[str], asked: str | None) -> st
     return next((name for name in names if name.startswith("fp32.onnxruntime.")), None)
 
 
+def coded_engine(names: Iterable[str], precisions: Collection[str]) -> str | None:
+    """Of these engines the one that holds GPFQ's codes: with float activations where there is one; None: there is none.
+
+    precisions: those that hold the codes (quantize.precisions of the recipe).
+    """
+    held = [precision for precision in WEIGHT_ONLY_FIRST if precision in precisions]
+    return next((name for precision in held for name in names if name.startswith(f"{precision}.onnxruntime.")), None)
+
+
 def read_outcome(report: Report, folders: Mapping[str, Path], engine: str) -> Outcome:
     """The figures of one finished build.
 
@@ -82,7 +96,9 @@ def read_outcome(report: Report, folders: Mapping[str, Path], engine: str) -> Ou
         "parameters": _parameters(folders, *reversed(STUDENT_RUNS)),
         "teacher_parameters": _parameters(folders, "teacher"),
         "seconds": sum(stage.seconds or 0.0 for stage in report.stages),
-        **_pruning(report), "macs": _macs(folders), **_engine(report, engine)}
+        **_pruning(report), "macs": _macs(folders), **_engine(report, engine),
+        "float_top1": _float_top1(report),
+        "packed_bytes": _packed(report, engine)}
     runs = [run for run in report.training if run.title in STUDENT_RUNS]
     epochs = [epoch for run in runs for epoch in run.epochs]
     if epochs:
@@ -122,6 +138,21 @@ def _engine(report: Report, name: str) -> dict[str, float | None]:
     return {"latency_ms": found.latency_ms.p50 if found.latency_ms else None,
             "speedup_vs_unpruned": found.speedup_vs_unpruned.value if found.speedup_vs_unpruned else None,
             "engine_bytes": found.engine_bytes, "deflate_bytes": found.deflate_bytes}
+
+
+def _float_top1(report: Report) -> float | None:
+    """Top-1 of the plain FP32 engine; None where that one holds GPFQ's codes as floats."""
+    name = judged_engine([e.name for e in report.engines], None)
+    stored = report.quantization.storage if report.quantization else []
+    return None if any(s.name == name and s.packed_bytes is not None for s in stored) else _top1(report, name)
+
+
+def _packed(report: Report, name: str) -> int | None:
+    """All that the judged engine's file stores, GPFQ's codes at their own number of bits."""
+    stored = next((s for s in report.quantization.storage if s.name == name), None) if report.quantization else None
+    if stored is None:
+        return None
+    return stored.payload_bytes if stored.packed_bytes is None else stored.packed_bytes
 
 
 def _val_top1(run: TrainingRun, folder: Path | None, recipe: Mapping[str, Any]) -> float | None:

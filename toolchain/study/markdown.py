@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from toolchain.report.markdown import code, escape, table
-from toolchain.study import cells
+from toolchain.study import cells, sweep_cells
 from toolchain.study.cells import in_line
 from toolchain.study.figures import METRICS
 from toolchain.study.result import StudyResult
@@ -12,7 +12,7 @@ from toolchain.study.result import StudyResult
 def render_markdown(result: StudyResult) -> str:
     """study.md as text; the same result gives the same bytes."""
     sections = [f"# {escape(result.name)}", f"{cells.progress(result)}, seeds {', '.join(map(str, result.seeds))}.",
-                _rows(result), _differences(result), _failures(result),
+                _sweep(result), _rows(result), _differences(result), _failures(result),
                 "## How to read it\n" + "\n".join(f"- {escape(note)}" for note in result.notes), _recipes(result)]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -22,6 +22,24 @@ def _rows(result: StudyResult) -> str:
     return table(titles, [
         [escape(in_line(cells.name_cell(row, result))), in_line(cells.epochs_cell(row)),
          *(in_line(cells.figure_cell(m, row.figures.get(m))) for m in result.metrics)] for row in result.rows])
+
+
+def _sweep(result: StudyResult) -> str:
+    found = result.sweep
+    if found is None:
+        return ""
+    parts = ["## Accuracy against bits\n" + table(sweep_cells.curve_titles(found), _escaped(
+                sweep_cells.curve_rows(found))),
+             "### The law\n" + "\n".join(escape(line) for line in sweep_cells.LAW) + "\n\n"
+             + table(sweep_cells.LAW_TITLES, _escaped(sweep_cells.law_rows(found)))]
+    if found.at_bytes:
+        parts.append(f"### Against {escape(found.against)} at equal bytes\n{sweep_cells.AT_BYTES}\n\n"
+                     + table(sweep_cells.AT_TITLES, _escaped(sweep_cells.at_rows(found))))
+    return "\n\n".join([*parts, *map(escape, sweep_cells.apart_lines(found))])
+
+
+def _escaped(rows: list[tuple[str, ...]]) -> list[list[str]]:
+    return [[escape(cell) for cell in row] for row in rows]
 
 
 def _differences(result: StudyResult) -> str:

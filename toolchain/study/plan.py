@@ -10,10 +10,10 @@ from typing import NamedTuple
 from toolchain.build import build
 from toolchain.errors import RecipeError, ToolchainError
 from toolchain.recipe.load import data_roots, load_recipe, locate
-from toolchain.recipe.schema import Recipe
+from toolchain.recipe.schema import Gpfq, Recipe
 from toolchain.recipe.study import StudyFile
 from toolchain.steps.target import choose_engines
-from toolchain.study.figures import judged_engine
+from toolchain.study.figures import coded_engine, judged_engine
 from toolchain.workdir import WorkDir
 
 
@@ -90,6 +90,8 @@ def _row(
         recipe = load_recipe(path, [*study.set, *row.set, *overrides, f"seed={seed}"], architectures)
         engines = choose_engines(recipe)
         engine = judged_engine(engines, study.engine)
+        if study.sweep and study.engine is None and isinstance(recipe.quantize, Gpfq):
+            engine = coded_engine(engines, recipe.quantize.precisions)
         if engine is None:
             wanted = f"engine '{study.engine}'" if study.engine else "fp32 engine of onnxruntime"
             raise RecipeError(f"the recipe builds no {wanted}, whose top-1 the study compares, but "

@@ -12,6 +12,7 @@ from toolchain.report.schema import Part
 from toolchain.study.compare import Right, Verdict, paired_by_image, paired_by_seed, spread, verdict
 from toolchain.study.figures import METRICS, Outcome
 from toolchain.study.plan import Run
+from toolchain.study.sweep import SweepResult, swept
 
 SCHEMA_VERSION: Literal[1] = 1
 FEW_SEEDS = 5  # fewer than these leave Student's interval several times as wide as the differences vary
@@ -92,6 +93,7 @@ class StudyResult(Part):
     runs_done: int
     test_images: int | None
     rows: list[RowResult]
+    sweep: SweepResult | None = None
 
     def to_json(self) -> str:
         """study.json as text; the same runs give the same bytes."""
@@ -154,7 +156,7 @@ def summed_up(file: StudyFile, runs: Sequence[Run], outcomes: Outcomes, override
             failures=[Failure(seed=seed, **error._asdict()) for seed, error in failed.items()]))
     return StudyResult(
         name=study.name, control=study.control, seeds=list(study.seeds), set=[*study.set, *overrides], metrics=metrics,
-        runs=len(runs), runs_done=len(finished), rows=rows,
+        sweep=swept(file, outcomes), runs=len(runs), runs_done=len(finished), rows=rows,
         test_images=max((outcome.test_images for outcome in finished), default=None))
 
 
