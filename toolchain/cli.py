@@ -189,6 +189,39 @@ def sensitivity(
 
 
 @app.command()
+def blame(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished build, such as build/vgg11_int8")],
+    engine: Annotated[str | None, typer.Option(
+        "--engine", metavar="NAME", help="Which quantized engine  \\[default: int8 on ONNX Runtime]")] = None,
+    images: Annotated[int, typer.Option("--images", min=1, help="Images of val, drawn by the build's seed.")] = 128,
+    apply: Annotated[Path | None, typer.Option(
+        "--apply", metavar="RECIPE", help="Write the proposed edit into this recipe, of which RUN was built.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print blame.json instead of the table.")] = False,
+    data_root: RootOption = None,
+) -> None:
+    """Say which layer of a quantized engine costs the answers most, why, and what to write into the recipe.
+
+    Each layer in turn is quantized alone, with the codes and scales of the
+    engine's own ONNX file, and the answers are compared with the float
+    network's. A layer whose scale does not fit stands first. The proposed edit
+    was tried on val; --apply writes it, keeping comments and order, and shows
+    the difference. An engine that cannot run here (TensorRT) is judged by its
+    ONNX file, in ONNX Runtime.
+
+    \b
+      toolchain blame build/vgg11_int8
+      toolchain blame build/vgg11_int8 --engine int4.onnxruntime.cpu_x86
+      toolchain blame build/vgg11_int8 --apply recipes/vgg11_int8.yaml
+
+    Results, in RUN/blame: blame.md and blame.json, with PyTorch module, ONNX
+    nodes and engine layer of each layer.
+    """
+    from toolchain.commands import run_blame
+
+    raise typer.Exit(run_blame(run, engine, images, apply, json_, data_root))
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of recipes, for editors (toolchain schema > recipes/schema.json)."""
     import json

@@ -183,6 +183,34 @@ def run_sensitivity(
     return 0
 
 
+def run_blame(
+    folder: Path, engine: str | None = None, images: int = 128, apply: Path | None = None, as_json: bool = False,
+    data_root: Path | None = None,
+) -> int:
+    """Rank the layers of a finished build's quantized engine by what each costs, and print what would mend it.
+
+    apply: the recipe of the build, into which the edit is written. Leaves blame/ in `folder`. Returns 0.
+    """
+    from toolchain.blame.console_table import print_blame
+    from toolchain.blame.recipe_file import apply as write_edit
+    from toolchain.blame.recipe_file import check_unchanged
+    from toolchain.console import log
+    from toolchain.steps.blaming import blame_run, find_run
+
+    run = find_run(folder, engine)
+    if apply:
+        check_unchanged(apply, run.report.recipe)
+    with locked(folder):
+        found = blame_run(run, images, data_root)
+    print(found.to_json(), end="") if as_json else print_blame(found)
+    log(f"blame: {folder / 'blame' / 'blame.md'}")
+    if apply and found.proposal:
+        log(write_edit(apply, found.proposal.field, found.proposal.value))
+    elif apply:
+        log(f"{apply}: unchanged; there is no edit to write")
+    return 0
+
+
 def run_doctor(as_json: bool = False) -> None:
     """Print what this machine can build and run, and how to get the rest."""
     from toolchain.doctor import examine, render_doctor

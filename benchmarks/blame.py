@@ -1,0 +1,127 @@
+"""Does blame find the culprit? One layer's scale of a quantized file times four, 50 times, and who is ranked first.
+
+    python benchmarks/blame.py [trials]
+
+Trains VGG-11, ResNet-18 and MobileNetV2 in small forms on digits (build/blame_benchmark, cached), makes their INT8 and
+INT4 files, and corrupts one random layer's scale in each trial: in INT8 files that of its weights or of its input, in
+INT4 files that of its weights. The float file is all that blame has beside the corrupted one. A scale that two layers
+read (the input of a block and of its shortcut) counts for both. "by KL alone": without the test whether scales fit.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from toolchain.blame.align import Aligned, align
+from toolchain.blame.judge import judge
+from toolchain.console import set_quiet
+from toolchain.graph.edit import constant
+from toolchain.graph.onnx_file import read_onnx, write_onnx
+from toolchain.recipe.load import load_recipe
+
+NETWORKS = {"vgg11_bn": 0.25, "resnet18": 0.25, "mobilenet_v2": 0.5}
+RECIPE = """name: {arch}
+data: {{source: digits}}
+model: {{arch: {arch}, form: cifar, width: {width}}}
+train: {{epochs: {epochs}, batch_size: 64}}
+quantize: {{method: ptq, calibration: {{images: 128}}}}
+engines: [{{runtime: onnxruntime, precision: fp32}}, {{runtime: onnxruntime, precision: int8}},
+          {{runtime: onnxruntime, precision: int4}}]
+measure: {{rounds: 2, runs_per_round: 2, warmup: 1, throughput_batches: [1]}}
+"""
+IMAGES, BATCH, FACTOR = 128, 64, 4.0
+
+
+def corrupt(quantized: Path, out: Path, layers: list[Aligned], random: np.random.Generator) -> tuple[set[str], str]:
+    """Write `out` with one scale times FACTOR. Returns the layers that read it and what was hit."""
+    model = read_onnx(quantized)
+    one = layers[random.integers(len(layers))]
+    node = next(node for node in model.graph if node.name == one.quantized_nodes[0])
+    of_input = one.inputs[0] in one.grids and random.random() < 0.5
+    if of_input:
+        producer = node.inputs[0].producer() if node.inputs[0] is not None else None
+        scale = producer.inputs[1] if producer is not None else None
+        hit = {each.name for each in layers if one.inputs[0] in each.inputs and one.inputs[0] in each.grids}
+    else:
+        scale = next(value for value in _ancestors(node.inputs[1]) if "_scale" in str(value.name))
+        hit = {one.name}
+    array = constant(scale)
+    assert scale is not None and array is not None
+    scale.const_value = ir.Tensor((array * FACTOR).astype(array.dtype), name=scale.name)
+    write_onnx(model, out)
+    return hit, f"{one.name}: {'input' if of_input else 'weights'}"
+
+
+def _ancestors(value: ir.Value | None) -> Iterable[ir.Value]:
+    if value is None:
+        return
+    yield value
+    producer = value.producer()
+    for part in producer.inputs if producer is not None else ():
+        yield from _ancestors(part)
+
+
+def trials(float_onnx: Path, quantized: Path, batches: Callable[[], Iterable[np.ndarray]], images: int, count: int
+           ) -> tuple[int, int, int, list[str]]:
+    """(ranked first, first by KL alone, trials in which two layers read the scale, what was missed)."""
+    layers = [one for one in align(float_onnx, quantized) if one.weight is not None]
+    first = by_kl = shared = 0
+    costs: dict[str, float] = {}
+    missed = []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(count):
+            bad = Path(folder) / "bad.onnx"
+            hit, what = corrupt(quantized, bad, layers, np.random.default_rng(seed))
+            found, _, _ = judge(float_onnx, bad, batches, images, costs=costs)
+            worst = max(found.layers, key=lambda layer: layer.kl_nats).name
+            shared, by_kl = shared + (len(hit) > 1), by_kl + (worst in hit)
+            first += found.layers[0].name in hit
+            if found.layers[0].name not in hit:
+                missed.append(f"{what} (first: {found.layers[0].name})")
+    return first, by_kl, shared, missed
+
+
+def prepare(arch: str, width: float, root: Path) -> tuple[Path, Callable[[], Iterable[np.ndarray]], int]:
+    """The build's folder, and images of val."""
+    from toolchain.commands import run_build
+    from toolchain.data import load_dataset
+
+    root.mkdir(parents=True, exist_ok=True)
+    recipe = root / f"{arch}.yaml"
+    recipe.write_text(RECIPE.format(arch=arch, width=width, epochs=8 if arch == "mobilenet_v2" else 4))
+    run_build(recipe, out=root / arch, quiet=True)
+    data = load_dataset(load_recipe(recipe).data, [root])
+    rows = np.random.default_rng(0).permutation(len(data.val))[:IMAGES]
+    pixels = data.val.images(rows)
+    return root / arch, lambda: (data.preprocess.normalize(pixels[at : at + BATCH])
+                                 for at in range(0, len(pixels), BATCH)), len(pixels)
+
+
+def main() -> None:
+    """Print one row per network and precision."""
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 50
+    rows = []
+    for arch, width in NETWORKS.items():
+        folder, batches, images = prepare(arch, width, Path("build/blame_benchmark"))
+        for precision in ("int8", "int4"):
+            start = time.perf_counter()
+            set_quiet(True)
+            first, by_kl, shared, missed = trials(
+                folder / "onnx/model.fp32.cpu_x86.onnx", folder / f"onnx/model.{precision}.cpu_x86.onnx", batches,
+                images, count)
+            rows.append(f"| {arch} × {width} | {precision} | {first} of {count} | {by_kl} of {count} | {shared} | "
+                        f"{(time.perf_counter() - start) / count:.1f} |")
+            print(rows[-1], "; ".join(missed), file=sys.stderr, flush=True)
+    print("| network | file | ranked first | by KL alone | scale shared by two layers | s per trial |\n"
+          + "|---" * 6 + "|\n" + "\n".join(rows))
+
+
+if __name__ == "__main__":
+    main()
