@@ -71,6 +71,13 @@ def store_in_half(model: ir.Model, precision: str, only: Collection[ir.Value] | 
         _store(value, array)
 
 
+def check_fp16(model: ir.Model) -> None:
+    """Raise OnnxError naming a float weight that FP16 cannot hold."""
+    for value in model.graph.initializers.values():
+        if value.dtype == ir.DataType.FLOAT and value.const_value is not None and value.const_value.size > 1:
+            _half(value, "fp16")
+
+
 def _half(value: ir.Value, precision: str, at_least: float | None = None) -> np.ndarray:
     assert value.const_value is not None
     array = value.const_value.numpy()

@@ -13,9 +13,10 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from toolchain.errors import OnnxError, nearest
-from toolchain.graph.cast import compute_in_half, store_in_half
+from toolchain.graph.cast import check_fp16, compute_in_half, store_in_half
 from toolchain.graph.clean import clean
 from toolchain.graph.compare import gap, probe_images, run
+from toolchain.graph.finite import check_weights
 from toolchain.graph.fp8 import quantize_fp8
 from toolchain.graph.int4 import quantize_int4
 from toolchain.graph.int8_weights import quantize_int8_weights
@@ -96,6 +97,9 @@ def convert(
         raise OnnxError(f"target rules: found '{rules_name}', expected {', '.join(RULES)}{nearest(rules_name, RULES)}")
     rules = RULES[rules_name]
     model = read_onnx(float_onnx)
+    check_weights(model, float_onnx)
+    if _rest(precision, rules) == "fp16":
+        check_fp16(model)  # before codes are made: they become FP16 values when the engine reads them
     passes.ShapeInferencePass()(model)
     described = [{"name": layer.name, "op": layer.op, "precision": _rest(precision, rules), "macs": layer.macs}
                  for layer in layers(model.graph)]

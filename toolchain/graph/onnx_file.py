@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -16,13 +17,21 @@ TWO_GB = 2**31 - 1
 
 
 def read_onnx(path: Path) -> ir.Model:
-    """The model in `path`, external data read in. Raises OnnxError when it is missing, empty or damaged."""
+    """The model in `path`, external data beside it read in.
+
+    Raises OnnxError when it is missing, empty, damaged or above 2 GB, or its data lies outside its folder.
+    """
     if not path.is_file():
         raise OnnxError(f"{path}: no such file; expected an ONNX file")
     if path.stat().st_size == 0:
         raise OnnxError(f"{path}: the file is empty (0 bytes); expected an ONNX file; write it again")
     try:
-        proto = onnx.load(path, format="protobuf")
+        proto = onnx.load(path, format="protobuf", load_external_data=False)
+        size = sum(file.stat().st_size for file in (path, *_beside(proto, path)))
+        if size > TWO_GB:
+            raise OnnxError(f"{path}: {size / 1e9:.1f} GB with its external data; expected at most 2 GB, ONNX's limit "
+                            "for the one file that engines are made from; use a smaller network")
+        onnx.load_external_data_for_model(proto, str(path.parent))
         if not proto.graph.output:
             raise ValueError("it has no graph outputs")
         return ir.from_proto(proto)
@@ -33,6 +42,31 @@ def read_onnx(path: Path) -> ir.Model:
     except (DecodeError, ValueError, KeyError, TypeError, OSError) as wrong:
         reason = _first_line(wrong)
         raise OnnxError(f"{path}: not an ONNX file, or truncated ({reason}); copy or export it again") from None
+
+
+def external_files(path: Path) -> list[Path]:
+    """Files that hold tensors of the ONNX file `path`, which exist and lie in its folder, each once.
+
+    Raises DecodeError for what is no ONNX file.
+    """
+    return _beside(onnx.load(path, format="protobuf", load_external_data=False), path)
+
+
+def _beside(proto: onnx.ModelProto, path: Path) -> list[Path]:
+    names = set[str]()
+    for tensor in _tensors(proto.graph):
+        names |= {entry.value for entry in tensor.external_data if entry.key == "location"}
+    folder = path.parent.resolve()
+    return [path.parent / name for name in sorted(names)
+            if (folder / name).is_file() and (folder / name).resolve().is_relative_to(folder)]
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
 
 
 def check_onnx(proto: onnx.ModelProto, path: Path) -> None:

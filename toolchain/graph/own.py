@@ -14,6 +14,7 @@ from onnxscript import optimizer, version_converter
 from toolchain.errors import OnnxError
 from toolchain.graph.compare import gap, open_session, run
 from toolchain.graph.dynamic_batch import NAME, batch_is_free, free_batch
+from toolchain.graph.finite import check_weights, first_not_finite
 from toolchain.graph.onnx_file import check_onnx, read_onnx, write_onnx
 from toolchain.graph.prepare import prepare
 
@@ -38,6 +39,7 @@ def read_own_onnx(path: Path, out_path: Path, opset: int = 21, image_size: int |
     model.ir_version = min(model.ir_version, RUNTIME_IR)  # what a newer file format adds is no part of a float network
     _refuse_unknown(model, path)
     check_onnx(ir.to_proto(model), path)
+    check_weights(model, path)
     found_opset = model.opset_imports.get("", 0)
     size = _check_input(model, path, image_size)
     images, expected = _reference(model, size, path)
@@ -113,7 +115,11 @@ def _reference(model: ir.Model, size: int, path: Path) -> tuple[np.ndarray, np.n
     entry = next(value for value in model.graph.inputs if not value.is_initializer())
     batch = entry.shape[0] if entry.shape is not None and isinstance(entry.shape[0], int) else 2
     images = np.random.default_rng(0).normal(size=(batch, 3, size, size)).astype(np.float32)
-    session = open_session(ir.to_proto(model).SerializeToString())
+    try:
+        session = open_session(ir.to_proto(model).SerializeToString())
+    except OnnxError as wrong:
+        raise OnnxError(f"{path}: opset {model.opset_imports.get('', 0)}: {str(wrong).removeprefix('this network: ')}; "
+                        "export it with opset 13 or newer") from None
     try:
         logits = session.run(None, {entry.name: images})[0]
     except Exception as wrong:  # onnxruntime's exceptions share no base class
@@ -121,6 +127,9 @@ def _reference(model: ir.Model, size: int, path: Path) -> tuple[np.ndarray, np.n
     if logits.ndim != 2 or len(logits) != batch or logits.dtype != np.float32:
         raise OnnxError(f"{path}: gives {logits.dtype} {logits.shape} for {batch} images; expected float32 "
                         f"logits ({batch}, K)")
+    if not np.isfinite(logits).all():
+        raise OnnxError(f"{path}: layer {first_not_finite(model, images)} produces NaN or infinity for images of "
+                        "N(0, 1); expected finite values; train again with a lower learning rate")
     return images, logits
 
 

@@ -45,8 +45,21 @@ def imported(job: Job) -> Stage:
         _check_fits(path, info, size, len(job.dataset().classes))
         return f"{path.name}: {info['num_classes']} classes at {info['image_size']} pixels, batch {info['batch']}"
 
-    return job.work.stage("import", make, section=[sha256_tree(path), opset, size], inputs=[job.data],
+    return job.work.stage("import", make, section=[_digests(path), opset, size], inputs=[job.data],
                           rooms=["graph"], packages=ONNX_PACKAGES)
+
+
+def _digests(path: Path) -> list[str]:
+    """SHA-256 of an ONNX file and of the files that hold its tensors."""
+    from google.protobuf.message import DecodeError
+
+    from toolchain.graph.onnx_file import external_files
+
+    try:
+        beside = external_files(path)
+    except (DecodeError, ValueError):  # not an ONNX file, which is told when it is read
+        beside = []
+    return [sha256_tree(file) for file in (path, *beside)]
 
 
 def calibrated(name: str, job: Job, model: Stage, learned: Stage | None = None) -> Stage:
