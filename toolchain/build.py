@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from toolchain.recipe.load import resolved_yaml
 from toolchain.recipe.schema import OnnxModel, Recipe
+from toolchain.steps.blaming import publish_reference
 from toolchain.steps.contract import contracted
 from toolchain.steps.fidelity import taught
 from toolchain.steps.graphs import converted, exported, imported
 from toolchain.steps.job import open_job
+from toolchain.steps.mixing import assigned, refuse_mixed, refuse_names, start_of
 from toolchain.steps.pruned_facts import SHEET, packed_weights, pruned_facts
 from toolchain.steps.quantized_facts import quantized_facts
 from toolchain.steps.quantizing import quantized
@@ -35,11 +37,13 @@ def build(
     """
     engines = choose_engines(recipe)
     refuse_latency(recipe.prune, recipe)
+    refuse_mixed(recipe, engines)
     if not work.dry and rank() == 0:
         work.start(resolved_yaml(recipe))
 
     job = open_job(recipe, work, base, roots, imports)
     work.publish(job.data.folder / "preprocess.json", "preprocess.json")
+    refuse_names(job)
     if isinstance(recipe.model, OnnxModel):
         onnx, student = imported(job), None
     else:
@@ -48,14 +52,17 @@ def build(
         for file in ("model.safetensors", "architecture.json"):
             work.publish(student.folder / file, f"student/{file}")
         onnx = exported("export", job, student)
-    starts = quantized(job, onnx, student, {engine.precision for engine in engines.values()})
+    starts = quantized(job, onnx, student, {start_of(engine) for engine in engines.values()})
 
     models: dict[str, Stage] = {}
     stages: dict[str, Stage] = {}
     for name, engine in engines.items():
-        models[name] = converted(job, engine, *starts[engine.precision])
+        start = starts[start_of(engine)]
+        mixed = assigned(job, engine, *start) if engine.precision == "mixed" else None
+        models[name] = converted(job, engine, *start, assignment=mixed)
         stages[name] = built(job, name, engine, models[name])
-        contracted(job, name, engine, models[name], starts[engine.precision][0], stages[name])
+        publish_reference(job, engine, start[0])
+        contracted(job, name, engine, models[name], start[0], stages[name])
     references: dict[str, Stage] = {}
     if recipe.prune:
         before = next(stage for stage in work.stages if stage.name == "train")

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from toolchain.errors import OnnxError, nearest
 from toolchain.graph.cast import compute_in_half, store_in_half
+from toolchain.graph.clean import clean
 from toolchain.graph.edit import constant
 from toolchain.graph.int4 import quantize_int4
 from toolchain.graph.int8_weights import quantize_int8_weights
@@ -116,6 +117,14 @@ def layer_bytes(onnx_path: Path, rules: Rules, ranges: Ranges, block: int, offer
             codes = width * weights if width else _bytes(model) - before
             taken.setdefault(name, {})[precision] = codes + bias_width * biases
     return taken
+
+
+def mixed_bytes(onnx_path: Path, rules: Rules, ranges: Ranges, block: int, assignment: Mapping[str, str]) -> int:
+    """Bytes of all weights in the file of this assignment, without writing it. Raises OnnxError as `quantize_mixed`."""
+    model = read_onnx(onnx_path)
+    quantize_mixed(model, rules, ranges, block, assignment)
+    clean(model)
+    return _bytes(model)
 
 
 def _stored(graph: ir.Graph) -> dict[str, tuple[int, int]]:

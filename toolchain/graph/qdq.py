@@ -17,7 +17,7 @@ import onnx_ir as ir
 from toolchain.errors import OnnxError
 from toolchain.graph.clean import drop_unused
 from toolchain.graph.edit import add_initializer, constant, insert, replace_node
-from toolchain.graph.layers import LAYER_OPS, Layer, chosen_layers
+from toolchain.graph.layers import LAYER_OPS, Layer, chosen_layers, layers
 from toolchain.graph.rules import Rules
 from toolchain.ranges import ActivationRange, Ranges
 
@@ -55,6 +55,8 @@ def quantize_int8(
     for node in [*joins, *(layer.node for layer in chosen if layer.op == "Conv")]:
         if rules.integer_results and not alone:
             activations.quantize_result(node)
+    for layer in layers(model.graph) if rules.integer_results and not alone else ():
+        keep_in_float(model.graph, layer)
     for layer in chosen if rules.bias_after_gemm else ():
         add_bias_after(model.graph, layer)
     drop_unused(model)
@@ -105,6 +107,19 @@ def add_bias_after(graph: ir.Graph, layer: Layer) -> None:
         return
     product = insert(graph, node, "Gemm", list(node.inputs[:2]), f"{output.name}_without_bias", transB=1 - layer.axis)
     replace_node(graph, node, insert(graph, node, "Add", [product, bias], f"{output.name}_sum"))
+
+
+def keep_in_float(graph: ir.Graph, layer: Layer) -> None:
+    """Part a float layer between DequantizeLinear and QuantizeLinear from the former, by a Clip that clips nothing.
+
+    ONNX Runtime would round its weights to INT8 itself, one scale for all channels, and compute in integers.
+    """
+    maker = layer.input.producer()
+    if maker is None or maker.op_type != "DequantizeLinear" or not _is_requantized(layer.node.outputs[0], MOVED_PAST):
+        return
+    name, smallest = layer.input.name, np.array(np.finfo(np.float32).min, np.float32)
+    lowest = add_initializer(graph, f"{name}_lowest", smallest)
+    layer.node.replace_input_with(0, insert(graph, layer.node, "Clip", [layer.input, lowest], f"{name}_float"))
 
 
 @dataclass
@@ -176,11 +191,11 @@ def clip_of(value: ir.Value) -> float | None:
     return float(high.item()) if low is not None and high is not None and low.item() == 0 < high.item() else None
 
 
-def _is_requantized(value: ir.Value) -> bool:
-    """A QuantizeLinear reads the value, directly or behind an activation that integers can take over."""
+def _is_requantized(value: ir.Value, past: Collection[str] = ("Relu", "Clip")) -> bool:
+    """A QuantizeLinear reads the value, directly or behind nodes of kinds that integers can take over."""
     readers = [use.node for use in value.uses()]
-    return any(reader.op_type == "QuantizeLinear" or reader.op_type in ("Relu", "Clip") and _is_requantized(
-        reader.outputs[0]) for reader in readers)
+    return any(reader.op_type == "QuantizeLinear" or reader.op_type in past and _is_requantized(reader.outputs[0], past)
+               for reader in readers)
 
 
 def _joined_inputs(node: ir.Node, rules: Rules) -> list[int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.engines import backend
+from toolchain.engines.record import engine_name
 from toolchain.errors import OnnxError
 from toolchain.files import write_text
 from toolchain.recipe.load import locate
@@ -87,14 +88,20 @@ def calibrated(name: str, job: Job, model: Stage, learned: Stage | None = None) 
 
 
 def onnx_stage(engine: Engine) -> str:
-    """Name of the stage that makes this engine's ONNX file."""
+    """Name of the stage that makes this engine's ONNX file; a mixed engine has one of its own."""
+    if engine.precision == "mixed":
+        return f"onnx_{engine_name(engine)}"
     return f"onnx_{engine.precision}_{backend(engine.runtime).rules(engine)}"
 
 
-def converted(job: Job, engine: Engine, model: Stage, ranges: Stage | None, unpruned: bool = False) -> Stage:
+def converted(
+    job: Job, engine: Engine, model: Stage, ranges: Stage | None, unpruned: bool = False,
+    assignment: Stage | None = None,
+) -> Stage:
     """The ONNX file of one precision by one target's rules; engines that need the same file share it.
 
     unpruned: `model` is the network before pruning, a reference that is not shown as a product of the build.
+    assignment: of a mixed engine, the stage with its assignment.json.
     """
     precision, rules, cfg = engine.precision, backend(engine.runtime).rules(engine), job.recipe.quantize
     name = onnx_stage(engine) + "_unpruned" * unpruned
@@ -109,16 +116,21 @@ def converted(job: Job, engine: Engine, model: Stage, ranges: Stage | None, unpr
         from toolchain.ranges import Ranges
 
         known = Ranges.load(ranges.folder / "ranges.json") if ranges else None
+        chosen = json.loads((assignment.folder / "assignment.json").read_text()) if assignment else None
         info = convert(model.folder / "model.onnx", folder / "model.onnx", precision, rules, known, cfg.int8, cfg.int4,
-                       probe=np.load(job.data.folder / "probe.npy", allow_pickle=False))
+                       probe=np.load(job.data.folder / "probe.npy", allow_pickle=False),
+                       assignment={row["name"]: row["precision"] for row in chosen["layers"]} if chosen else None,
+                       joins=chosen is None or chosen["joins"] == "quantized")
         write_text(folder / "info.json", json.dumps(info, indent=1))
         return f"{info['weight_bytes'] / 1e6:.2f} MB of weights"
 
     stage = job.work.stage(
         name, make, section=[precision, rules, plain(cfg.int8), plain(cfg.int4)],
-        inputs=[job.data, model, *([ranges] if ranges else [])], rooms=["graph", "ranges.py"], packages=ONNX_PACKAGES)
+        inputs=[job.data, model, *(stage for stage in (ranges, assignment) if stage)], rooms=["graph", "ranges.py"],
+        packages=ONNX_PACKAGES)
     if not unpruned:
-        job.work.publish(stage.folder / "model.onnx", f"onnx/model.{precision}.{rules}.onnx")
+        shown = engine_name(engine) if assignment else f"{precision}.{rules}"
+        job.work.publish(stage.folder / "model.onnx", f"onnx/model.{shown}.onnx")
     return stage
 
 

@@ -33,7 +33,7 @@ def scanned(job: Job, student: Stage, kind: Kind, scan: Scan, jobs: int | None =
     jobs: processes; None: as many as are worth it. Raises RecipeError (scan.file), TrainError.
     """
     if scan.file is not None:
-        return _given(job, student, kind, locate(scan.file, job.base, "prune.scan.file"))
+        return given(job, student, kind, locate(scan.file, job.base, "prune.scan.file"))
 
     def opened(folder: Path) -> Callable[[], Network]:
         from toolchain.sensitivity import networks
@@ -128,7 +128,7 @@ def _scan(
         inputs=[*inputs, job.data], rooms=[*ROOMS, *rooms], packages=["numpy", *packages])
 
 
-def _given(job: Job, student: Stage, kind: Kind, path: Path) -> Stage:
+def given(job: Job, student: Stage, kind: Kind, path: Path) -> Stage:
     """A finished scan, copied beside the other stages. Raises RecipeError when it is not one of `kind`."""
     if not job.work.dry:
         read_sensitivity(path, kind)

@@ -35,10 +35,17 @@ def choose_engines(recipe: Recipe) -> dict[str, Engine]:
 
 
 def _default_engines(recipe: Recipe) -> list[Engine]:
-    """Every precision of each installed runtime, without the integers that cannot hold the codes of GPFQ."""
+    """Every precision of each installed runtime, without the integers that cannot hold the codes of GPFQ.
+
+    With quantize.mixed also a mixed engine of each that has INT4, under a latency budget if it can be timed here.
+    """
     quantize = recipe.quantize
-    return [engine for engine in default_engines() if not isinstance(quantize, Gpfq)
-            or engine.precision not in ("int8", "int4") or engine.precision in quantize.precisions]
+    usual = [engine for engine in default_engines() if not isinstance(quantize, Gpfq)
+             or engine.precision not in ("int8", "int4") or engine.precision in quantize.precisions]
+    asked = [engine.model_copy(update={"precision": "mixed"}) for engine in usual
+             if quantize.mixed and engine.precision == "int4"]
+    timed = getattr(quantize.mixed, "latency", None) is not None
+    return usual + [engine for engine in asked if not timed or backend(engine.runtime).not_runnable(engine) is None]
 
 
 def built(job: Job, name: str, engine: Engine, model: Stage, published: bool = True) -> Stage:

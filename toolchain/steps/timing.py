@@ -65,19 +65,27 @@ def refuse_latency(cfg: Any, recipe: Recipe) -> None:
     if isinstance(cfg, Latency) and recipe.distill and cfg.self_distill not in (None, SelfDistill()):
         raise RecipeError("prune.self_distill: found a teacher of its own, but the distill section's teaches after "
                           "pruning too; remove one of them")
-    runtime = backend(cfg.engine.runtime)
+    refuse_untimed("prune.engine", f"prune.method: {cfg.method}", cfg.engine, recipe)
+
+
+def refuse_untimed(field: str, what: str, cfg: Engine, recipe: Recipe) -> None:
+    """Refuse an engine that cannot be built, or timed, here. field: where it stands. what: decides by its latency.
+
+    Raises EngineError, MissingPackage.
+    """
+    runtime = backend(cfg.runtime)
     try:
-        runtime.refuse(cfg.engine)
+        runtime.refuse(cfg)
     except ToolchainError as error:
-        raise type(error)(f"prune.engine: {str(error).removeprefix('engines: ')}") from None
-    engine = runtime.targets(cfg.engine)
+        raise type(error)(f"{field}: {str(error).removeprefix('engines: ')}") from None
+    engine = runtime.targets(cfg)
     if reason := runtime.not_runnable(engine):
-        raise EngineError(f"prune.engine: {engine.runtime} {engine.precision} on {engine.target} cannot be timed here: "
-                          f"{reason}; prune.method: {cfg.method} decides by measured latency: use an engine that runs "
-                          "on this machine, or run the build on the one it is meant for")
+        raise EngineError(f"{field}: {engine.runtime} {engine.precision} on {engine.target} cannot be timed here: "
+                          f"{reason}; {what} decides by measured latency: use an engine that runs on this machine, or "
+                          "run the build on the one it is meant for")
     profile = getattr(engine, "batch", None)
     if profile and not profile.min <= recipe.measure.batch <= profile.max:
-        raise EngineError(f"prune.engine: measure.batch is {recipe.measure.batch}, outside its profile "
+        raise EngineError(f"{field}: measure.batch is {recipe.measure.batch}, outside its profile "
                           f"({profile.min} to {profile.max}); change one of them")
 
 
@@ -96,14 +104,18 @@ def timed_ms(files: Mapping[str, Path], how: Clock, folder: Path | None = None) 
     folder: where the engines are built (and left); None: somewhere that is removed afterwards.
     Raises EngineError, MissingPackage, OnnxError.
     """
-    from toolchain.measure.latency import interleaved_ms
-
     with ExitStack() as stack:
         place = folder or Path(stack.enter_context(TemporaryDirectory()))
-        engines = stack.enter_context(open_timed(files, how, place))
-        fed: dict[str, Any] = {name: _Fed(engine, how) for name, engine in engines.items()}
-        first = next(iter(fed.values())).images
-        return interleaved_ms(fed, first, warmup=how.warmup, rounds=how.rounds, runs=how.runs, seed=how.seed)
+        return side_by_side(stack.enter_context(open_timed(files, how, place)), how)
+
+
+def side_by_side(engines: Mapping[str, Loaded], how: Clock) -> dict[str, Samples]:
+    """Milliseconds (rounds, runs) of open engines, interleaved, each on noise of its own input's size."""
+    from toolchain.measure.latency import interleaved_ms
+
+    fed: dict[str, Any] = {name: _Fed(engine, how) for name, engine in engines.items()}
+    first = next(iter(fed.values())).images
+    return interleaved_ms(fed, first, warmup=how.warmup, rounds=how.rounds, runs=how.runs, seed=how.seed)
 
 
 @contextmanager
