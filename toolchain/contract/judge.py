@@ -99,9 +99,9 @@ def cause(asked: str, layer: FileLayer, record: EngineRecord) -> str:
         signed = [where for where, codes in (("input", layer.taken), ("result", given))
                   if codes is not None and codes.kind == "int8" and codes.zero_point == 0]
         if signed:
-            return (f": its {' and '.join(signed)} has signed codes around zero_point 0, with which ONNX Runtime "
-                    "cannot drop a ReLU; it wants uint8 here")
-    if given is None and layer.reader:
+            return (f": the codes of its {' and '.join(signed)} are signed around zero_point 0, with which ONNX "
+                    "Runtime cannot drop a ReLU; it wants uint8 here")
+    if layer.reader:
         return f": its result goes in float to {layer.reader}, with no QuantizeLinear between"
     return ""
 
