@@ -30,12 +30,15 @@ class ActivationRange:
 class Ranges:
     """activations: tensor name -> range. weights: initializer name -> amax per output channel (absent: its max |w|).
 
-    method: how they were found, in words (`entropy on 512 images`, `qat`).
+    blocks: initializer name -> amax per output channel and INT4 block, where QAT learned them; the file holds them only
+    then. A layer whose weights the INT4 engine stores as INT8 has one block. method: how they were found, in words
+    (`entropy on 512 images`, `qat`).
     """
 
     activations: dict[str, ActivationRange]
     weights: dict[str, list[float]] = field(default_factory=dict)
     method: str = ""
+    blocks: dict[str, list[list[float]]] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write JSON with sorted keys: equal ranges give equal bytes, and the file appears whole or not at all."""
@@ -44,6 +47,7 @@ class Ranges:
             "method": self.method,
             "activations": {name: {"min": r.min, "max": r.max, "amax": r.amax} for name, r in self.activations.items()},
             "weights": self.weights,
+            **({"blocks": self.blocks} if self.blocks else {}),
         }
         write_text(path, json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
@@ -56,7 +60,8 @@ class Ranges:
                 raise ValueError(f"format is {data['format']!r}")
             activations = {name: _checked(name, **r) for name, r in data["activations"].items()}
             weights = {name: [float(a) for a in amax] for name, amax in data["weights"].items()}
-            return Ranges(activations, weights, str(data["method"]))
+            blocks = {name: [[float(a) for a in row] for row in rows] for name, rows in data.get("blocks", {}).items()}
+            return Ranges(activations, weights, str(data["method"]), blocks)
         except FileNotFoundError:
             raise OnnxError(f"{path}: no such file; calibrate first") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as wrong:

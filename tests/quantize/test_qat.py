@@ -1,5 +1,6 @@
 import copy
 import warnings
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -187,4 +188,4 @@ def test_ranges_that_do_not_match_the_layers_are_refused(tmp_path, amax, message
 
 
 def test_every_provider_of_the_recipe_exists():
-    assert set(PROVIDERS) == {Qat.model_fields["provider"].annotation.__args__[0]}
+    assert set(PROVIDERS) == set(get_args(get_args(Qat.model_fields["provider"].annotation)[0]))

@@ -109,7 +109,7 @@ def test_val_top1_after_rounds_is_that_of_the_last_round(folders: dict[str, Path
 def test_early_stopping_of_fine_tuning_is_not_that_of_training() -> None:
     recipe = {"train": {"early_stopping": 3}, "prune": {"finetune": {"early_stopping": None}},
               "quantize": {"train": {"early_stopping": 2}}}
-    assert [_stops_early(title, recipe) for title in ("train", "prune", "qat")] == [True, False, True]
+    assert [_stops_early(title, recipe) for title in ("train", "prune", "qat_int8")] == [True, False, True]
     assert _stops_early("prune", {"train": {"early_stopping": 3}, "prune": {"method": "lottery"}})
 
 

@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from toolchain.errors import OnnxError
 from toolchain.graph.clean import drop_unused
 from toolchain.graph.edit import add_initializer, constant, insert, replace_node
 from toolchain.graph.int8_weights import cast_and_scale, channel_amax, store_int8
@@ -29,13 +30,15 @@ FUSED_BLOCKS = (16, 32, 64, 128, 256)  # what ONNX Runtime's MatMulNBits reads
 def quantize_int4(
     model: ir.Model, rules: Rules, block: int, first_last: str, only: Collection[str] | None = None,
     weights: Mapping[str, Sequence[float]] | None = None, keep_float: Collection[str] = (),
+    blocks: Mapping[str, Sequence[Sequence[float]]] | None = None,
 ) -> dict[str, str]:
     """Store the weights of a clean float `model` in INT4 (first and last too unless `first_last` is "float").
 
     only: names of the layers to change; None: all. keep_float: names of layers to leave alone. weights: initializer
-    name -> amax per output channel, which all its blocks share instead of each having its own. Layers with fewer than
-    16 weights per output (depthwise) get INT8 weights, per channel. Returns layer name -> "int4" or "int8_weight_only".
-    Raises OnnxError when `weights` has another number of channels, or `keep_float` names no layer.
+    name -> amax per output channel, which all its blocks share instead of each having its own. blocks: initializer
+    name -> amax per output channel and block, as learned in training. Layers with fewer than 16 weights per output
+    (depthwise) get INT8 weights, per channel. Returns layer name -> "int4" or "int8_weight_only". Raises OnnxError when
+    `weights` or `blocks` are of another shape, or `keep_float` names no layer.
     """
     scale_type, done, stored = FLOATS[rules.int4_float], dict[str, str](), dict[str, ir.Value]()
     for layer in chosen_layers(model.graph, first_last, keep_float, only):
@@ -46,6 +49,8 @@ def quantize_int4(
             amax = channel_amax(layer, weights or {})
             if small and amax is not None:
                 amax = amax * np.float32(127 / 7)  # 127 steps of the same scale
+            if blocks and (learned := blocks.get(layer.weight.name or "")):
+                amax = _block_amax(layer, learned, block, small)
             stored[key] = store_int8(model.graph, layer, rules, amax) if small else _store_int4(
                 model.graph, layer, rules, scale_type, block, amax)
         layer.node.replace_input_with(1, stored[key])
@@ -66,14 +71,29 @@ def block_length(inputs: int, block: int) -> int:
     return min(divisors, key=lambda n: (abs(n - block), -n), default=inputs)
 
 
-def int4_codes(weight: np.ndarray, block: int, scale_type: type, channels: np.ndarray | None = None
+def _block_amax(layer: Layer, found: Sequence[Sequence[float]], block: int, small: bool) -> np.ndarray:
+    """Learned amax, float32: (channels, blocks), or (channels,) where the weights are stored as INT8."""
+    channels = layer.array.shape[layer.axis]
+    inputs = layer.array.size // channels
+    count = 1 if small else inputs // block_length(inputs, block)
+    if len(found) != channels or {len(row) for row in found} != {count}:
+        raise OnnxError(f"layer {layer.name}: learned ranges for {len(found)} output channels in {len(found[0])} "
+                        f"blocks each, expected {channels} in {count}; they belong to another network or int4.block")
+    amax = np.asarray(found, np.float32)
+    return amax[:, 0] if small else amax
+
+
+def int4_codes(weight: np.ndarray, block: int, scale_type: type, known: np.ndarray | None = None
                ) -> tuple[np.ndarray, np.ndarray]:
     """weight (rows, inputs) float32 -> codes (rows, inputs) int4, scales (rows, inputs / block); zeros have scale 1.
 
-    channels: amax (rows,) for all blocks of a row instead of each block's own.
+    known: amax (rows, blocks), or (rows,) for all blocks of a row, instead of each block's largest |w|.
     """
     blocks = weight.reshape(len(weight), -1, block)
-    amax = np.abs(blocks).max(axis=2) if channels is None else np.repeat(channels[:, None], blocks.shape[1], axis=1)
+    if known is None:
+        amax = np.abs(blocks).max(axis=2)
+    else:
+        amax = known if known.ndim == 2 else np.repeat(known[:, None], blocks.shape[1], axis=1)
     scale: np.ndarray = np.where(amax > 0, np.maximum(amax / np.float32(7), SMALLEST_SCALE), 1.0).astype(scale_type)
     codes = np.clip(np.rint(blocks / scale.astype(np.float32)[:, :, None]), -8, 7)
     return codes.reshape(weight.shape).astype(ml_dtypes.int4), scale

@@ -40,8 +40,9 @@ def calibrate(onnx_path: Path, images: Iterable[np.ndarray], cfg: Calibrator, to
 def overlay(ranges: Ranges, learned: Mapping[str, Mapping[str, Any]], onnx_path: Path) -> Ranges:
     """QAT's learned ranges laid over calibrated ones.
 
-    learned: weight parameter name -> {"input_amax": float, "weight_amax": [per output channel]}; the parameter is the
-    initializer of that name, and its layer's input is the tensor. Layers that share an input keep the largest amax.
+    learned: weight parameter name -> {"input_amax": float, "weight_amax": [per output channel]}, or for INT4 weights
+    {"block_amax": [[per block] per output channel]}; the parameter is the initializer of that name, and its layer's
+    input is the tensor. Layers that share an input keep the largest amax.
     Raises OnnxError when a learned layer is not in the network, or its channels do not match.
     """
     by_weight = {layer.weight.name or "": layer for layer in layers(read_onnx(onnx_path).graph)}
@@ -49,23 +50,32 @@ def overlay(ranges: Ranges, learned: Mapping[str, Mapping[str, Any]], onnx_path:
     if unknown:
         raise OnnxError(f"{onnx_path}: learned ranges for {', '.join(unknown[:3])}, but its layers are "
                         f"{', '.join(list(by_weight)[:3])}, …; the ranges belong to another network")
-    weights, inputs = dict(ranges.weights), dict[str, float]()
+    weights, blocks, inputs = dict(ranges.weights), dict(ranges.blocks), dict[str, float]()
     for name, found in learned.items():
-        layer, amax = by_weight[name], [float(a) for a in found["weight_amax"]]
+        layer, amax = by_weight[name], found.get("block_amax") or found["weight_amax"]
         channels = layer.array.shape[layer.axis]
         if len(amax) != channels:
             raise OnnxError(f"{onnx_path}: {name} has {channels} output channels, but {len(amax)} learned ranges")
+        if "block_amax" in found:
+            blocks[name] = amax
+            continue
         tensor = layer.input.name or ""
-        weights[name] = amax
+        weights[name] = [float(a) for a in amax]
         inputs[tensor] = max(inputs.get(tensor, 0.0), float(found["input_amax"]))
     activations = dict(ranges.activations)
     for tensor, input_amax in inputs.items():
         seen = activations.get(tensor, ActivationRange(-input_amax, input_amax, input_amax))
         activations[tensor] = ActivationRange(seen.min, seen.max, input_amax)
-    return Ranges(activations, weights, f"learned for {len(learned)} layers, {ranges.method} elsewhere")
+    method = f"learned for {len(learned)} layers" + f", {ranges.method} elsewhere" * bool(ranges.method)
+    return Ranges(activations, weights, method, blocks)
 
 
 def input_amax(ranges: Ranges, onnx_path: Path) -> dict[str, float]:
     """Calibrated amax of each layer's input, by the name of the layer's weight: where QAT starts from."""
     return {layer.weight.name or "": ranges.activations[layer.input.name or ""].amax
             for layer in layers(read_onnx(onnx_path).graph) if layer.input.name in ranges.activations}
+
+
+def read_by(onnx_path: Path) -> dict[str, str]:
+    """Name of the tensor that each layer reads, by the name of the layer's weight."""
+    return {layer.weight.name or "": layer.input.name or "" for layer in layers(read_onnx(onnx_path).graph)}

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Literal
 
-from toolchain.recipe.schema import Gpfq, Qat
+from toolchain.recipe.schema import Gpfq, HalfFinetune, Qat
 from toolchain.steps.gpfq import gpfq_quantized
-from toolchain.steps.graphs import calibrated, exported
+from toolchain.steps.graphs import calibrated
 from toolchain.steps.job import Job
 from toolchain.steps.repairing import repaired
-from toolchain.steps.student import fine_tuned_quantized
+from toolchain.steps.tuning import fine_tuned_quantized, half_tuned
 from toolchain.workdir import Stage
 
+TRAINED: tuple[Literal["int8"], Literal["int4"]] = "int8", "int4"
 Start = tuple[Stage, Stage | None]  # the stage with model.onnx; the one with ranges.json, None: rounded as they are
 
 
@@ -26,10 +28,10 @@ def quantized(job: Job, onnx: Stage, student: Stage | None, precisions: Collecti
     if isinstance(job.recipe.quantize, Gpfq):
         return starts | gpfq_quantized(job, onnx, precisions)
     if isinstance(job.recipe.quantize, Qat) and student:
-        tuned = fine_tuned_quantized(job, student, onnx, ranges)
-        trained = exported("export_qat", job, tuned)
-        starts["int8"] = trained, calibrated("calibrate_qat", job, trained, learned=tuned)
-        return starts
+        asked: list[Literal["int8", "int4"]] = [p for p in TRAINED if p in precisions]
+        return starts | {p: fine_tuned_quantized(job, student, onnx, ranges, p) for p in asked}
+    if isinstance(job.recipe.quantize, HalfFinetune) and student:
+        return starts | {job.recipe.quantize.dtype: (half_tuned(job, student), None)}
     if "int8" in precisions:
         starts["int8"] = repaired(job, onnx, ranges)
     if "int4" in precisions:

@@ -15,7 +15,7 @@ from toolchain.steps.graphs import onnx_stage
 from toolchain.steps.pruned_facts import SHEET
 from toolchain.workdir import Stage, WorkDir
 
-TRAINING_STAGES = ("teacher", "train", "prune", "qat")
+TRAINING_STAGES = ("teacher", "train", "prune", "half_finetune", "qat_int4", "qat_int8")
 
 
 def reported(

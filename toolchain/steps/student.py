@@ -1,17 +1,16 @@
-"""The PyTorch side of a build: training or distillation, pruning, QAT."""
+"""The PyTorch side of a build: training or distillation, pruning."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from toolchain.files import sha256_file, write_text
+from toolchain.files import sha256_file
 from toolchain.recipe.distill import Mutual
-from toolchain.recipe.schema import Qat, TorchModel, Train
-from toolchain.steps.fitting import Lesson, fitted, from_labels, keep_history
+from toolchain.recipe.schema import TorchModel, Train
+from toolchain.steps.fitting import Lesson, fitted, from_labels
 from toolchain.steps.job import TRAINING_PACKAGES, TRAINING_ROOMS, Job, located, plain
 from toolchain.steps.pruning import pruned
 from toolchain.steps.pruning_check import check_pruning
@@ -53,33 +52,6 @@ def float_student(job: Job, teacher: Teacher | None) -> Stage:
     if isinstance(distill, Mutual):  # the peers are as wide as the student was, so a pruned one learns from the labels
         return pruned(job, student, from_labels)
     return pruned(job, student, taught, inputs, section)
-
-
-def fine_tuned_quantized(job: Job, student: Stage, float_onnx: Stage, ranges: Stage) -> Stage:
-    """The student after QAT: float weights (model.safetensors) and the ranges it learned (learned.json)."""
-    cfg, seed = job.recipe.quantize, job.recipe.seed + 2
-    assert isinstance(cfg, Qat)
-
-    def make(folder: Path) -> str:
-        from toolchain.models.fold import fold_batchnorm
-        from toolchain.models.store import load_architecture, load_model, save_model
-        from toolchain.quantize.calibrate import input_amax
-        from toolchain.quantize.qat import qat
-        from toolchain.ranges import Ranges
-
-        start = input_amax(Ranges.load(ranges.folder / "ranges.json"), float_onnx.folder / "model.onnx")
-        folded = fold_batchnorm(load_model(student.folder))
-        model, learned, history = qat(folded, job.dataset(), cfg, start, folder=folder, seed=seed)
-        if rank() == 0:
-            save_model(folder, model, {**load_architecture(student.folder), "folded": True})
-            write_text(folder / "learned.json", json.dumps(learned, indent=1, sort_keys=True))
-            keep_history(folder, history)
-        return f"{len(history)} epochs, {len(learned)} layers, fake-quantized val top-1 {history[-1]['val_top1']:.2f} %"
-
-    return job.work.stage(
-        "qat", make, section=[plain(cfg, "calibration"), seed], inputs=[student, job.data, float_onnx, ranges],
-        rooms=["quantize", "prune/zeros.py", *TRAINING_ROOMS], packages=["nvidia-modelopt", *TRAINING_PACKAGES],
-        distributed=True)
 
 
 def _train(

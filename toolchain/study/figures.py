@@ -14,7 +14,7 @@ from toolchain.report.schema import EngineResult, Report, TrainingRun
 from toolchain.study.compare import Right
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # BatchNorm's statistics are stored, not trained
-STUDENT_RUNS = ("train", "prune", "qat")  # the runs that the student's weights went through
+STUDENT_RUNS = ("train", "prune", "half_finetune", "qat_int4", "qat_int8")  # the student's own runs
 
 
 WEIGHT_ONLY_FIRST = ("int8_weight_only", "int4", "int8", "fp32")  # int8 quantizes activations too
@@ -169,7 +169,7 @@ def _val_top1(run: TrainingRun, folder: Path | None, recipe: Mapping[str, Any]) 
 def _stops_early(title: str, recipe: Mapping[str, Any]) -> bool:
     """Whether this run kept its best epoch: `early_stopping` of the section that it was trained by."""
     prune, quantize = recipe.get("prune") or {}, recipe.get("quantize") or {}
-    own = {"prune": prune.get("finetune"), "qat": quantize.get("train")}.get(title)
+    own = prune.get("finetune") if title == "prune" else quantize.get("train") if title != "train" else None
     return bool((own or recipe.get("train") or {}).get("early_stopping"))  # a lottery's rounds repeat `train`
 
 
