@@ -1,6 +1,6 @@
 """Does blame find the culprit? One layer's scale of a quantized file times four, 50 times, and who is ranked first.
 
-    python benchmarks/blame.py [trials]
+    python benchmarks/blame.py [trials] [network ...]
 
 Trains VGG-11, ResNet-18 and MobileNetV2 in small forms on digits (build/blame_benchmark, cached), makes their INT8 and
 INT4 files, and corrupts one random layer's scale in each trial: in INT8 files that of its weights or of its input, in
@@ -79,7 +79,7 @@ def trials(float_onnx: Path, quantized: Path, batches: Callable[[], Iterable[np.
         for seed in range(count):
             bad = Path(folder) / "bad.onnx"
             hit, what = corrupt(quantized, bad, layers, np.random.default_rng(seed))
-            found, _, _ = judge(float_onnx, bad, batches, images, costs=costs)
+            found, _ = judge(float_onnx, bad, batches, images, costs=costs)
             worst = max(found.layers, key=lambda layer: layer.kl_nats).name
             shared, by_kl = shared + (len(hit) > 1), by_kl + (worst in hit)
             first += found.layers[0].name in hit
@@ -108,7 +108,8 @@ def main() -> None:
     """Print one row per network and precision."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 50
     rows = []
-    for arch, width in NETWORKS.items():
+    for arch in sys.argv[2:] or NETWORKS:
+        width = NETWORKS[arch]
         folder, batches, images = prepare(arch, width, Path("build/blame_benchmark"))
         for precision in ("int8", "int4"):
             start = time.perf_counter()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from toolchain.blame.align import Aligned, Grid
 
-SAMPLE = 2**19  # values of one tensor that are looked at
+SAMPLE = 2**16  # values of one tensor that are looked at; the largest magnitude is that of all
 FACTORS = 2.0 ** (np.arange(-16, 13) / 2)  # candidate scales, as multiples of the file's
 LIMITS = {ir.DataType.UINT8: (0, 255), ir.DataType.INT8: (-128, 127)}
 LARGEST_CODE = 127  # above zero_point, of the candidates: targets share one scale, amax / 127, so UINT8 codes of a

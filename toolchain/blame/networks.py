@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from toolchain.blame.align import Aligned, Grid, readable
 from toolchain.engines.batching import in_batches
-from toolchain.engines.ort_session import short_reason
+from toolchain.engines.ort_session import session_options, short_reason
 from toolchain.errors import EngineError
-from toolchain.graph.compare import open_session
 from toolchain.graph.edit import add_initializer, insert
 from toolchain.graph.layers import layers
 from toolchain.graph.onnx_file import read_onnx
@@ -73,7 +73,7 @@ class Runner:
         for tensor in self.tensors:
             if tensor not in {value.name for value in proto.graph.output}:
                 proto.graph.output.add().name = tensor
-        self.session = open_session(proto.SerializeToString(), self.optimize)
+        self.session = _opened(proto.SerializeToString(), self.optimize, self.name)
         given = self.session.get_inputs()[0]
         self.input, fixed = given.name, given.shape[0]
         self.sizes = (fixed, fixed) if isinstance(fixed, int) else (1, None)
@@ -109,6 +109,20 @@ class Runner:
                 yield self.values(batch[start : start + size])
 
 
+def _opened(content: bytes, optimize: bool, name: str) -> ort.InferenceSession:
+    """A session. optimize: with fused kernels, but pairs of Q and DQ stay where they stand: ONNX Runtime moves single
+    ones past other nodes, which costs a network that is float elsewhere up to five times the error it has."""
+    options = session_options(None)
+    if optimize:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    else:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise EngineError(f"{name}: ONNX Runtime {ort.__version__} refuses it: {short_reason(error)}") from None
+
+
 def open_file(path: Path, tensors: Sequence[str] = (), half: bool = False) -> Runner:
-    """A file as the engine computes it. half: node by node, for ONNX Runtime's optimised kernels are wrong there."""
+    """A file as its graph says. half: node by node, for ONNX Runtime's optimised kernels are wrong there."""
     return Runner(readable(path), str(path), tensors, optimize=not half)
