@@ -139,3 +139,56 @@ def test_a_limit_of_a_later_version_is_still_printed():
     result = LimitResult(engine="e", limit="energy", asked=3, found=2, held=False)
     assert asks(result) == "at least 3" and "energy" in describe(result)
     assert matrix([result]) == (["energy"], {"e": {"energy": result}})
+
+
+def contract(kept: float, undecidable: float = 0.0, why: str = "", numbers: str = "kept") -> dict[str, Any]:
+    verdict = "undecidable" if kept + undecidable == 1 else "broken"
+    layers = [{"name": "conv1", "op": "Conv", "asked": "int8", "macs": 9, "verdict": verdict, "why": why}] if kept < 1 else []
+    return {"contract": {"kept_share": kept, "undecidable_share": undecidable, "layers": layers,
+                         "numbers": {"to_file": 0.5, "to_source": 0.5, "verdict": numbers, "why": "wrong" * (numbers != "kept")}}}
+
+
+@pytest.mark.parametrize(("found", "held", "reason"), [
+    (contract(1.0), True, None), (contract(0.91, why="x"), True, None), (contract(0.85, why="runs in float"), False, "conv1: runs in float"),
+    (contract(0.0, 1.0, "hidden"), None, "conv1: hidden"), (contract(1.0, numbers="broken"), False, "wrong")])
+def test_int8_runs_nine_tenths_of_its_multiply_adds_in_int8_unless_that_cannot_be_told(found: dict[str, Any], held: bool | None,
+                                                                                     reason: str | None):
+    (result,) = check_limits(Limits(), [FP32, engine("int8.onnxruntime.cpu_x86", **found)])
+    assert (result.limit, result.asked, result.held, result.reason) == ("realised", 90, held, reason)
+
+
+def test_a_broken_contract_says_why():
+    results = check_limits(Limits(), [engine("int8.onnxruntime.cpu_x86", **contract(0.5, why="runs in float"))])
+    assert broken(results) == ["int8.onnxruntime.cpu_x86: realised: found 50 %, asked at least 90 %: conv1: runs in float"]
+
+
+def test_the_default_of_realised_gives_way_to_a_flat_limit_and_to_null():
+    slow = engine("int8.onnxruntime.cpu_x86", **contract(0.5, why="x"))
+    assert verdicts({"realised": 40}, slow) == {(slow["name"], "realised"): True}
+    assert verdicts({"int8": {"realised": None}}, slow) == {}
+
+
+def test_a_default_asks_for_nothing_by_name_even_when_it_is_written_out():
+    hidden = engine("int8.tensorrt_rtx.sm86", None, **contract(0.0, 1.0, "hidden"))
+    for limits in ({}, Limits().model_dump()):
+        assert verdicts(limits, hidden) == {(hidden["name"], "realised"): None}
+
+
+@pytest.mark.parametrize(("low", "high", "held"), [(1.1, 1.3, True), (0.9, 0.95, False), (0.99, 1.01, False), (0.9, 1.2, None)])
+def test_faster_is_judged_on_the_interval(low: float, high: float, held: bool | None):
+    int8 = engine("int8.onnxruntime.cpu_x86", speedup_vs_fp32={"value": (low + high) / 2, "low": low, "high": high})
+    assert verdicts({"int8": {"faster": True}}, FP32, int8)[int8["name"], "faster"] is held
+
+
+def test_faster_also_means_faster_than_an_fp16_engine_that_computes_in_fp16():
+    fp16 = engine("fp16.tensorrt_rtx.sm86", compute="fp16", **speedup(2.0))
+    int8 = engine("int8.tensorrt_rtx.sm86", **speedup(1.5))
+    assert verdicts({"int8": {"faster": True}}, FP32, fp16, int8)[int8["name"], "faster"] is False
+    storage = engine("fp16.tensorrt_rtx.sm86", compute="fp32", **speedup(2.0))
+    assert verdicts({"int8": {"faster": True}}, FP32, storage, int8)[int8["name"], "faster"] is True
+
+
+def test_realised_asked_by_name_fails_when_no_engine_can_be_opened():
+    hidden = engine("int8.tensorrt_rtx.sm86", None, **contract(0.0, 1.0, "hidden"))
+    (message,) = broken(check_limits(Limits.model_validate({"int8": {"realised": 95}}), [hidden]))
+    assert "no INT8 engine could be checked here (conv1: hidden)" in message

@@ -170,7 +170,8 @@ def _check_precision(precision: str, limit: str, asked: float, own: bool,
     if limit == "realised" and not own:  # a default, or flat: nothing to say of an engine without a contract
         of_precision = [e for e in of_precision if e.contract]
     results = [_judge(limit, asked, engine, engines) for engine in of_precision]
-    if not own or any(r.held is not None for r in results):
+    timed = limit == "faster" and any(r.found is not None for r in results)  # a draw is a result too
+    if not own or timed or any(r.held is not None for r in results):
         return results
     why = "; ".join(dict.fromkeys(str(r.reason) for r in results)) or f"the build has no {precision.upper()} engine"
     return [LimitResult(engine=precision, limit=limit, asked=asked, held=False,
