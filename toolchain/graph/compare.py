@@ -22,8 +22,9 @@ def open_session(model: Path | bytes, optimize: bool = True) -> ort.InferenceSes
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = THREADS, 1
     options.log_severity_level = 4
-    if not optimize:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    # what lies above EXTENDED lays weights out anew for speed, and takes three times the network's memory
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_EXTENDED if optimize else levels.ORT_DISABLE_ALL
     try:
         source = str(model) if isinstance(model, Path) else model
         return ort.InferenceSession(source, options, ["CPUExecutionProvider"])

@@ -27,7 +27,7 @@ from toolchain.graph.qdq import quantize_int8
 from toolchain.graph.rules import RULES, Rules
 from toolchain.graph.storage import weight_bytes
 from toolchain.ranges import Ranges
-from toolchain.recipe.schema import Int4, Int8
+from toolchain.recipe.quantize import Int4, Int8
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from toolchain.quantize.histogram import Histogram
-from toolchain.recipe.schema import Calibrator
+from toolchain.recipe.quantize import Calibrator
 
 LEVELS = 127  # INT8 codes on one side of zero: scale = amax / 127
 ENTROPY_LEVELS = 128  # the reference algorithm compares with a 128-level distribution
