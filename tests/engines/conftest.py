@@ -29,7 +29,8 @@ def weights() -> dict[str, np.ndarray]:
 def network(form: str, batch: int | str = "batch", op: str | None = None) -> onnx.ModelProto:
     """form: fp32; fp16, bf16 (computed in it, float32 in and out); fp16_storage, bf16_storage (weights only);
     int8 (S8 Q/DQ), int8_u8 (U8 activations), int8_u8_zero (the same with zero_point 0 throughout), int8_fp16 (S8 on an fp16 graph), and
-    on fp16: int4 (weight-only linear), int8_weight_only, fp8 (E4M3), mixed (conv fp16, conv S8 Q/DQ, linear int4).
+    on fp16: int4 (weight-only linear), int8_weight_only, fp8 (E4M3), mixed (conv fp16, conv S8 Q/DQ, linear int4);
+    on fp32: int8_weights, int4_weights (weight-only).
     op: put this operator in place of the first Relu."""
     on_fp16 = ("int8_fp16", "int4", "int8_weight_only", "fp8", "mixed")
     kind = "fp16" if form in on_fp16 else form if form in FLOAT else "fp32"
@@ -49,7 +50,7 @@ def network(form: str, batch: int | str = "batch", op: str | None = None) -> onn
         value = weights()[name]
         if form.endswith("_storage"):
             return add("Cast", [put(f"{name}_half", value.astype(NUMPY[form[:4]]))], name, to=T.FLOAT)
-        if form in ("int4", "mixed") and name == "w2":
+        if form in ("int4", "mixed", "int4_weights") and name == "w2":
             scale = (np.abs(value).max(axis=1, keepdims=True) / 7).astype(dtype)
             four = np.clip(np.rint(value / scale.astype(np.float32)), -7, 7).astype(ml_dtypes.int4)
             return add("DequantizeLinear", [put("w2_q", four), put("w2_s", scale)], name, axis=1, block_size=32)
@@ -66,7 +67,7 @@ def network(form: str, batch: int | str = "batch", op: str | None = None) -> onn
         return put(name, value.astype(dtype))
 
     def activation(name: str) -> str:
-        quantized = {"fp8": ("p0", "f"), "mixed": ("p0",), "int8_weight_only": ()}
+        quantized = {"fp8": ("p0", "f"), "mixed": ("p0",), "int8_weight_only": (), "int8_weights": ()}
         if name not in quantized.get(form, (name,) if form.startswith("int8") else ()):
             return name
         zero = E4M3(0) if form == "fp8" else np.uint8(128 if form == "int8_u8" and name == "images" else 0) if "u8" in form else np.int8(0)

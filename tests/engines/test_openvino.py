@@ -62,6 +62,17 @@ def test_a_damaged_onnx_is_an_error_of_one_line(tmp_path, make_onnx, content, re
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("precision", "form"), [("int8_weight_only", "int8_weights"), ("int4", "int4_weights")])
+def test_weights_alone_are_integers_so_activations_stay_as_they_are(tmp_path, make_onnx, images, precision, form):
+    """OpenVINO's default rounds the inputs of such linear layers to INT8, in groups of 32: 4e-3 of the largest logit."""
+    path = make_onnx(form)
+    expected = ReferenceEvaluator(onnx.load(path)).run(None, {"images": images})[0]
+    backend.build(path, cfg(precision), tmp_path, {})
+    with load_engine(tmp_path, threads=1) as engine:
+        np.testing.assert_allclose(engine.infer(images), expected, atol=1e-5 * np.abs(expected).max())
+    assert read_record(tmp_path).compute == "fp32"
+
+
 def test_fp8_is_refused_since_a_cpu_would_emulate_it():
     with pytest.raises(EngineError, match="openvino: found precision fp8, expected fp32, .*OpenVINO emulates it"):
         backend.refuse(cfg("fp8"))

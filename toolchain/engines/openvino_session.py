@@ -35,7 +35,8 @@ def compile_model(path: Path, precision: str, threads: int | None) -> ov.Compile
     if path.stat().st_size == 0:  # OpenVINO would try every format it knows, with noise on stderr
         raise EngineError(f"{path}: the file is empty; make it again")
     options = {"INFERENCE_PRECISION_HINT": HINT.get(precision, "f32"), "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY",
-               "INFERENCE_NUM_THREADS": threads or default_threads()}
+               "INFERENCE_NUM_THREADS": threads or default_threads(),
+               "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}  # by default it rounds the inputs of weight-only linear layers too
     try:
         model = ov.Core().compile_model(str(path), "CPU", options)
     except RuntimeError as error:

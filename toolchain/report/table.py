@@ -19,7 +19,8 @@ from toolchain.report.limits import RULES, amount, asks
 from toolchain.report.schema import EngineResult, LimitResult, Report
 
 PLAIN_WIDTH = 124
-COLOURS = {"fp32": "bright_black", "fp16": "blue", "bf16": "cyan", "int8": "dark_orange", "int4": "magenta"}
+COLOURS = {"fp32": "bright_black", "fp16": "blue", "bf16": "cyan", "int8": "dark_orange", "int4": "magenta",
+           "fp8": "yellow", "int8_weight_only": "dark_orange", "mixed": "green"}
 MARKS = {True: ("✓", "green"), False: ("✗", "bold red"), None: ("–", "dim")}
 MEASURED_TITLES = ("Top-1 %", "Agree %", "p50 ms", "Speed-up", "Memory")
 AGAINST_UNPRUNED = "vs unpruned"
@@ -63,7 +64,7 @@ def _short_target(target: str) -> str:
 
 
 def _name(engine: EngineResult, gap: str) -> Text:
-    return Text.assemble((f"{engine.precision.upper():5}", COLOURS.get(engine.precision, "")), engine.runtime,
+    return Text.assemble((f"{engine.precision.upper():4} ", COLOURS.get(engine.precision, "")), engine.runtime,
                          (gap + _short_target(engine.target) + ", unpruned" * engine.unpruned, "dim"))
 
 
