@@ -62,7 +62,7 @@ def _int8_weights(model: ir.Model, rules: Rules, given: Given) -> dict[str, str]
 def _int4(model: ir.Model, rules: Rules, given: Given) -> dict[str, str]:
     known = given.ranges.weights if given.ranges else None
     return quantize_int4(model, rules, given.int4.block, given.int4.first_last, weights=known,
-                         keep_float=given.int4.keep_float)
+                         keep_float=given.int4.keep_float, blocks=given.ranges.blocks if given.ranges else None)
 
 
 def _mixed(model: ir.Model, rules: Rules, given: Given) -> dict[str, str]:
