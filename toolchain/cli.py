@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -239,27 +239,16 @@ def doctor(json_: Annotated[bool, typer.Option("--json", help="Print the facts a
     run_doctor(json_)
 
 
-explain_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Explain what recipes rest on.")
-app.add_typer(explain_app, name="explain")
-
-
-@explain_app.callback()
-def _explain() -> None:
-    """Explain what recipes rest on."""
-
-
-@explain_app.command()
-def formats(
-    recipe: Annotated[Path | None, typer.Argument(
-        metavar="[RECIPE]", help="Also show what its network loses in each format.")] = None,
+@app.command()
+def explain(
+    topic: Annotated[Literal["formats"], typer.Argument(metavar="TOPIC", help="formats")],
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="Whose network is shown in them.")] = None,
     set_: SetOption = None, imports: ImportOption = None, data_root: RootOption = None, out: OutOption = None,
     cache: CacheOption = None, json_: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """Say what FP32, TF32, FP16, BF16, FP8, INT8 and INT4 can hold, and what is often told wrongly about them.
+    """Say what number formats from FP32 to INT4 can hold, and what is often told wrongly about them.
 
-    With RECIPE: how many of its network's weights, activations and gradients become 0 or infinite in each format, with
-    and without a loss scale, layer by layer, on one batch. The student that a build left in --out is taken, or a fresh
-    one; nothing is trained or written.
+    With RECIPE: what its student in --out, or a fresh one, would lose in each, layer by layer. Nothing is trained.
     """
     from toolchain.commands import run_explain_formats
 
