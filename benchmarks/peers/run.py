@@ -111,7 +111,7 @@ def page(build: Path) -> str:
         "# INT8 by post-training quantization, against public tools", "",
         "The same FP32 ONNX file and the same 512 images for all; ours is the entropy calibrator, what a recipe gets "
         "when it says nothing. Files are judged by ONNX Runtime on a CPU with one set of session options: batch 1, "
-        "interleaved rounds, a ratio above 1 means slower than ours. Seconds and memory are those of the whole process, "
+        "interleaved rounds, a ratio above 1 means slower than ours. Seconds and memory: the whole process, "
         "imports and all. Of every tool the best setting counts, in each question anew.", "",
         f"{facts['cpu']}, {facts['usable_cores']} cores ({', '.join(facts['instruction_sets'])}); judged by {ours}; "
         + "; ".join(f"{tool}: {', '.join(each)}" for tool, each in versions.items())
