@@ -11,6 +11,7 @@ from toolchain.recipe.section import Section
 # of one layer. int8: weights and activations. int4, int8_weight_only: weights alone. fp16 on a CPU: storage
 LayerPrecision = Literal["fp32", "fp16", "int8", "int8_weight_only", "int4"]
 Offered = Literal["fp16", "int8", "int4"]
+SHARE: dict[str, float] = {"fp16": 0.5, "int8": 0.25, "int4": 0.125}  # of FP32's bytes, codes alone
 
 Joins = Annotated[Literal["quantized", "float"], Field(
     description="residual Adds, Concats and pools between INT8 layers: with Q/DQ as the target wants, or float")]
@@ -73,6 +74,11 @@ class Budget(Section):
                              f"{'both' if self.bytes else 'neither'}; as in bytes: 0.25, or latency: 0.6")
         if len(set(self.precisions)) != len(self.precisions):
             raise ValueError(f"precisions: expected each once, found {', '.join(self.precisions)}")
+        smallest = min(self.precisions, key=SHARE.__getitem__)
+        if self.bytes is not None and self.bytes <= SHARE[smallest]:
+            raise ValueError(f"bytes: found {self.bytes:g}, but no weights take that little: {smallest} alone is "
+                             f"{SHARE[smallest]:g} of FP32's, before scales; use a larger budget"
+                             f"{', or offer int4' * (smallest != 'int4')}")
         return self
 
 

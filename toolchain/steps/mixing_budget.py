@@ -88,8 +88,10 @@ def _within_latency(cfg: Budget, trial: Trial, table: Table, how: Clock) -> Foun
                         f"{found['latency_ms']:.3f} of {found['fp32_latency_ms']:.3f} ms")
         best = min((check for check in checks if check["share"] <= cfg.latency), default=None,
                    key=lambda check: (check["loss_nats"], check["kl_nats"]))
-        reached = min(check["share"] for check in checks[-len(_placements(cfg)):])
-        goal *= cfg.latency / reached  # what a sum over layers gets wrong, either way
+        here = min(checks[-len(_placements(cfg)):], key=lambda check: float(check["share"]))
+        missed = [check["predicted_ms"] for check in checks if check["share"] > cfg.latency]
+        goal = cfg.latency * here["predicted_ms"] / here["share"]  # what a sum over layers gets wrong, either way
+        goal = min([goal, *(ms - base * 1e-6 for ms in missed if here["share"] > cfg.latency)])
     kept.unlink(missing_ok=True)  # on a quieter machine the same command may find more
     if best is None:
         fastest = min(checks, key=lambda check: float(check["share"]))

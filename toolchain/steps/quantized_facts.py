@@ -22,7 +22,7 @@ def quantized_facts(job: Job, engines: Mapping[str, Engine], models: Mapping[str
     models: engine name -> the stage of its ONNX file, whose stored numbers are counted, the same for every runtime.
     """
     made = {stage.name: stage for stage in job.work.stages}
-    assigned = [stage for name, stage in made.items() if name.startswith("mixed_")]  # one for each mixed engine
+    assigned = [stage for name, stage in made.items() if name.startswith("assignment_")]  # one for each mixed engine
     used = [*(made[name] for name in ("gpfq", *REPAIRS) if name in made), *assigned]
     cfg = job.recipe.quantize
     source = {name: (engine.precision, models[name]) for name, engine in engines.items()}
