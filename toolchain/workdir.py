@@ -273,7 +273,7 @@ def _disk_errors(place: Path) -> Iterator[None]:
                                "finished stages are kept") from error
         refused = number in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
         unmakable = number == errno.ENOENT and place.is_relative_to(getattr(error, "filename", None) or place / "x")
-        if refused or unmakable:  # /proc answers "no such file" where others say "permission denied"
+        if number and (refused or unmakable):  # /proc answers "no such file" where others say "permission denied"
             raise WorkDirError(f"{place}: cannot be written ({os.strerror(number)}); choose another --out or mend the "
                                "permissions") from error
         raise
