@@ -79,7 +79,8 @@ def test_a_repeated_build_does_nothing_and_a_changed_engine_list_retrains_nothin
     changed = toolchain("build", tiny_recipe, "--out", out, "--set", "engines=[{runtime: onnxruntime, precision: fp16}]")
     assert changed.returncode == 0, changed.stderr
     ran = [s["name"] for s in report(out)["stages"] if not s["cached"]]
-    assert ran == ["onnx_fp16_cpu_x86", "engine_fp16.onnxruntime.cpu_x86", "measure"]
+    assert ran == ["onnx_fp16_cpu_x86", "engine_fp16.onnxruntime.cpu_x86", "contract_fp16.onnxruntime.cpu_x86", "measure",
+                   "quantized_facts"]
 
 
 def test_plan_lists_what_is_cached_and_runs_nothing(toolchain: Any, tiny_recipe: Path, tiny_build: Path) -> None:
