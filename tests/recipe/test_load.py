@@ -88,7 +88,7 @@ def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
     ("name: a\nmodel: {onnx: x.onnx}\ntrain: {epochs: 3}", "model.onnx is a finished network: remove train"),
     ("name: a\nmodel: {arch: vgg11}\nengines: [{runtime: tensorrt_rtx, precision: int8, target: sm87}]",
      "engines.0.target: TensorRT-RTX has no sm87; expected sm75"),
-    ("name: a\nmodel: {arch: vgg11}\nengines: [{runtime: openvino, precision: int4}]", "found 'int4', expected fp32 or bf16"),
+    ("name: a\nmodel: {arch: vgg11}\nengines: [{runtime: openvino, precision: int2}]", "found 'int2', expected fp32"),
     ("name: a\nmodel: {arch: vgg11}\ntrain: {epochs: many}", "train.epochs: found 'many': input should be a valid integer"),
     ("name: a\nmodel: {arch: vgg11}\ndata: {source: digits, std: [1, 0, 1]}", "every std must be above 0"),
     ("name: a\nmodel: {arch: vgg11}\ndata: {source: folder, train: x, resize: 16}", "resize (16) must be at least image_size (32)"),
