@@ -17,7 +17,8 @@ def test_onnxruntime_keeps_what_was_asked_of_every_layer(converted, held, name, 
     assert found["share"][precision] == 1 or precision == "int4"
 
 
-@pytest.mark.parametrize(("name", "precision"), [*((name, "int8") for name in NETWORKS), ("vgg", "fp32"), ("vgg", "bf16")])
+@pytest.mark.parametrize(("name", "precision"), [*((name, "int8") for name in NETWORKS), *(("vgg", precision) for precision in
+                                                                                           ("fp32", "bf16", "int8_weight_only", "int4"))])
 def test_openvino_keeps_what_was_asked_of_every_layer(converted, held, name, precision):
     openvino = pytest.importorskip("toolchain.engines.openvino")
     if openvino.missing() or precision == "bf16" and "BF16" not in openvino.cpu_capabilities():

@@ -22,10 +22,14 @@ def read(record: EngineRecord, layers: Mapping[str, FileLayer], joins: Mapping[s
     kernels = [([str(kernel["name"]), *kernel.get("origin", ())], kernel) for kernel in record.layers
                if kernel["op"] in KERNELS]
     found = assigned(kernels, layers)
-    return {name: _ran(found[name]) if name in found else Ran(None, "no layer of the execution graph bears its name")
-            for name in layers}
+    unknown = Ran(None, "no layer of the execution graph bears its name")
+    return {name: _ran(found[name], layer) if name in found else unknown for name, layer in layers.items()}
 
 
-def _ran(kernel: Mapping[str, object]) -> Ran:
+def _ran(kernel: Mapping[str, object], layer: FileLayer) -> Ran:
+    """Of a linear layer with integer weights the graph tells the weights' type, and of one with Q/DQ its input's."""
     dtype = str(kernel["dtype"])
-    return Ran(TYPES.get(dtype, dtype), f"OpenVINO runs it as {kernel['op']} in {dtype}")
+    why = f"OpenVINO runs it as {kernel['op']} in {dtype}"
+    if dtype in ("i8", "i4") and layer.taken is None and layer.stored in ("int8", "int4"):
+        return Ran(layer.arithmetic, why)
+    return Ran(TYPES.get(dtype, dtype), why)
