@@ -67,8 +67,11 @@ class Quantized:
         return self._answers(model)
 
     def _answers(self, model: ir.Model) -> Logits:
+        options = session_options(threads=1)
+        # pairs of Q and DQ stay where they stand: single ones are moved past other nodes, whose values they then round
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
         try:
-            session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), session_options(threads=1),
+            session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options,
                                            providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no base class
             reason = short_reason(error)
