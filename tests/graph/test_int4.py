@@ -2,12 +2,15 @@
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
+from toolchain.engines.ort_session import session_options
 from toolchain.graph.convert import convert
 from toolchain.graph.int4 import block_length, int4_codes
 from toolchain.graph.storage import weight_bytes
-from toolchain.recipe.schema import Int4
+from toolchain.quantize.calibrate import calibrate
+from toolchain.recipe.schema import Int4, MaxCalibrator
 
 F32 = np.float32
 
@@ -84,3 +87,33 @@ def test_first_and_last_layer_stay_float_when_asked(float_onnx, tmp_path):
     info = convert(float_onnx("vgg"), tmp_path / "int4.onnx", "int4", "tensorrt", int4=Int4(first_last="float"))
     found = [layer["precision"] for layer in info["layers"]]
     assert found == ["fp16", *["int4"] * 7, "fp16"]
+
+
+TIED = """net (float[n,48] x) => (float[n,48] y) {
+    a = Gemm <transB = 1> (x, w)
+    r = Relu (a)
+    y = Gemm (r, w)
+}"""
+
+
+@pytest.mark.parametrize("rules", ["cpu_x86", "tensorrt", "openvino"])
+@pytest.mark.parametrize("precision", ["int8", "int4", "int8_weight_only"])
+def test_a_weight_that_serves_once_as_it_is_and_once_transposed_is_stored_for_each(parse, tmp_path, precision, rules):
+    rng = np.random.default_rng(0)
+    source = parse(TIED, w=rng.normal(size=(48, 48)).astype(F32) / 7)
+    images = rng.normal(size=(64, 48)).astype(F32)
+    found = calibrate(source, [images], MaxCalibrator(method="max"))
+    info = convert(source, tmp_path / "out.onnx", precision, rules, found, probe=images)
+    assert info["gap"]["relative"] < {"int8": 0.03, "int4": 0.2, "int8_weight_only": 0.02}[precision]
+
+
+def test_linear_layers_of_int4_weights_multiply_unrounded_activations(parse, tmp_path):
+    rng = np.random.default_rng(1)
+    source = parse("net (float[n,64] x) => (float[n,32] y) { y = MatMul (x, w) }", w=rng.normal(size=(64, 32)).astype(F32))
+    images = rng.normal(size=(16, 64)).astype(F32)
+    convert(source, tmp_path / "int4.onnx", "int4", "cpu_x86", probe=images)
+    codes, scale = int4_codes(np.ascontiguousarray(onnx.numpy_helper.to_array(onnx.load(source).graph.initializer[0]).T), 32, F32)
+    weight = (codes.astype(F32).reshape(32, 2, 32) * scale[:, :, None]).reshape(32, 64)
+    options = session_options(threads=1)
+    session = onnxruntime.InferenceSession(tmp_path / "int4.onnx", options, providers=["CPUExecutionProvider"])
+    assert np.abs(session.run(None, {"x": images})[0] - images @ weight.T).max() < 1e-4

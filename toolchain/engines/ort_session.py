@@ -39,6 +39,8 @@ def session_options(threads: int | None) -> ort.SessionOptions:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads or default_threads()
     options.inter_op_num_threads = 1
+    # else it rounds the inputs of INT4 linear layers to INT8 (level 4), which weight-only promises not to do
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     # Threads that go on spinning after a run would slow the next engine of an interleaved measurement. Waking them
     # costs each run some 10 to 40 us, the same for every precision.
     options.add_session_config_entry("session.force_spinning_stop", "1")

@@ -22,6 +22,7 @@ def open_session(model: Path | bytes, optimize: bool = True) -> ort.InferenceSes
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = THREADS, 1
     options.log_severity_level = 4
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # weight-only means FP32 inputs
     # what lies above EXTENDED lays weights out anew for speed, and takes three times the network's memory
     levels = ort.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_EXTENDED if optimize else levels.ORT_DISABLE_ALL

@@ -44,7 +44,7 @@ def quantize_int4(
     for layer in chosen_layers(model.graph, first_last, keep_float, only):
         small = layer.array.size // layer.array.shape[layer.axis] < FEWEST_INPUTS
         done[layer.name] = "int8_weight_only" if small else "int4"
-        key = f"{layer.op} {layer.weight.name}"
+        key = f"{layer.op} {layer.axis} {layer.weight.name}"
         if key not in stored:
             amax = channel_amax(layer, weights or {})
             if small and amax is not None:

@@ -91,12 +91,13 @@ def store_int8_weight(graph: ir.Graph, layer: Layer, amax: Sequence[float] | Non
     if amax is not None and len(amax) != layer.array.shape[layer.axis]:
         raise OnnxError(f"layer {layer.name}: {len(amax)} learned weight ranges for {layer.array.shape[layer.axis]} "
                         "output channels; the ranges belong to another network")
-    if name not in stored:
+    key = f"{layer.axis} {name}"  # a weight may serve one layer as it is, and transposed another
+    if key not in stored:
         codes, scale = weight_codes(layer.array, amax, layer.axis, scale_type)
         parts = [add_initializer(graph, f"{name}_codes", codes), add_initializer(graph, f"{name}_scale", scale),
                  add_initializer(graph, f"{name}_zero_point", np.zeros(scale.shape, np.int8))]
-        stored[name] = insert(graph, layer.node, "DequantizeLinear", [*parts], f"{name}_dequantized", axis=layer.axis)
-    layer.node.replace_input_with(1, stored[name])
+        stored[key] = insert(graph, layer.node, "DequantizeLinear", [*parts], f"{name}_dequantized", axis=layer.axis)
+    layer.node.replace_input_with(1, stored[key])
 
 
 def add_bias_after(graph: ir.Graph, layer: Layer) -> None:
