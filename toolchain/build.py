@@ -61,7 +61,7 @@ def build(
         mixed = assigned(job, engine, *start) if engine.precision == "mixed" else None
         models[name] = converted(job, engine, *start, assignment=mixed)
         stages[name] = built(job, name, engine, models[name])
-        publish_reference(job, engine, start[0])
+        publish_reference(job, engine, *start)
         contracted(job, name, engine, models[name], start[0], stages[name])
     references: dict[str, Stage] = {}
     if recipe.prune:

@@ -52,7 +52,8 @@ class Aligned:
 
     nodes, quantized_nodes: of the two ONNX files. boundary: the tensor after what is fused with it, named alike in
     both. axis: of the float weight's output channels. weight: as the quantized file dequantizes it, in the float
-    weight's layout; None: it stayed float. reads, grids: where values are rounded on its account, and how, by tensor.
+    weight's layout; None: it stayed float. scales: of its codes, as stored. reads, grids: where values are rounded on
+    its account, and how, by tensor.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Aligned:
     boundary: str = ""
     precision: str = "float"
     weight: np.ndarray | None = None
+    scales: np.ndarray | None = None
     reads: list[Read] = field(default_factory=list)
     grids: dict[str, Grid] = field(default_factory=dict)
 
@@ -150,6 +152,7 @@ def _take_weights(quantized: ir.Model, path: Path, found: Mapping[str, Aligned])
         if kinds:
             weight_only = kinds[0] == "int8" and source_of(node.inputs[0])[1] is None
             one.precision = "int8_weight_only" if weight_only else kinds[0]
+            one.scales = next((constant(value) for value in stored if value.dtype in (ir.DataType.FLOAT, *HALF)), None)
             operands[node.inputs[1].name or ""] = one, _axis(node)
     if missing := [one.name for one in found.values() if not one.quantized_nodes]:
         raise OnnxError(f"{path}: lacks layer {', '.join(missing[:3])} of the float network; expected a file made from "

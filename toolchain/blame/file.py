@@ -22,7 +22,9 @@ class LayerBlame(BaseModel):
     precision: str
     macs: int | None
     kl_nats: float
-    fault: str | None = Field(description="what is wrong with a scale; null: all fit")
+    fault: str | None = Field(description="what is odd about a scale; null: all fit")
+    proven: bool = Field(description="fault: a scale is not the one that the build's ranges ask for; false: it does "
+                                     "not fit the images seen, which may be meant")
     cause: str = Field(description="the larger of its errors: weights, or which tensor, rounded or clipped")
     weight_sqnr_db: float | None
     input_sqnr_db: float | None

@@ -55,10 +55,10 @@ class Noise:
 
     @property
     def headroom(self) -> float:
-        """Up to where codes reach, over the largest magnitude there is: at most about 1 where the scale was calibrated.
+        """Up to where codes reach, over the largest magnitude seen: at most about 1 on the images of the calibration.
 
-        A calibrator clips, and never leaves room above the largest value it saw. UINT8 codes of a tensor that is never
-        negative reach twice as far as counted here, for its scale is that of signed codes.
+        A calibrator never leaves room above the largest value it saw, but other images may stay below it. UINT8 codes
+        of a tensor that is never negative reach twice as far as counted here, for its scale is that of signed codes.
         """
         reach = self.grid.scale * (448 if self.grid.kind == ir.DataType.FLOAT8E4M3FN else LARGEST_CODE)
         return reach / self.largest if self.largest > 0 else 1.0

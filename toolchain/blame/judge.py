@@ -5,9 +5,10 @@ with the layer's codes and scales as the file has them. It is what the expected 
 answers rises by; labels are not needed, and unlike the SQNR of the layer's output it counts only what reaches the
 answer. Errors of one layer do not hide those of another, as they would if one layer of a broken network became float.
 
-A scale that does not fit what it scales stands first whatever it costs today: it is a fault, not the price of few bits,
-and mending it is free. Weights tell by their least-squares factor to the float ones. Activations do not pass what their
-codes reach by a calibrator's doing: room beyond the largest value is proof of a wrong scale.
+A scale that is not the one asked for stands first whatever it costs today: it is a fault, not the price of few bits,
+and mending it is free. Where nobody knows what was asked for (a build of an older version), one that does not fit the
+values seen does: weights tell by their least-squares factor to the float ones, activations by room beyond their largest
+value. That is a hint and no proof, for learned scales clip and other images are larger.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from toolchain import console
 from toolchain.blame.align import Aligned, align, computes_in_half
+from toolchain.blame.expected import wrong_scales
 from toolchain.blame.file import Blame, LayerBlame
 from toolchain.blame.fit import SAMPLE, Noise, relative_error, weight_times
 from toolchain.blame.networks import Logits, Runner, isolated, open_file
@@ -30,8 +32,8 @@ from toolchain.errors import EngineError
 from toolchain.graph.onnx_file import read_onnx
 from toolchain.measure.fidelity import kl_nats
 
-WRONG_WEIGHTS = 1.5  # times too large, or too small, for the codes
-WRONG_ROOM, WRONG_NOISE = 1.6, 3.0  # of an activation: codes reach so far beyond its values, at so much more noise
+ODD_WEIGHTS = 1.5  # times too large, or too small, for the codes
+ODD_ROOM, ODD_NOISE = 1.6, 3.0  # of an activation: codes reach so far beyond its values, at so much more noise
 MOSTLY = 0.5
 
 Batches = Callable[[], Iterable[NDArray[np.float32]]]
@@ -40,11 +42,13 @@ Batches = Callable[[], Iterable[NDArray[np.float32]]]
 def judge(
     float_onnx: Path, quantized_onnx: Path, batches: Batches, images: int,
     engine_layers: Sequence[Mapping[str, Any]] = (), costs: dict[str, float] | None = None,
+    expected_onnx: Path | None = None,
 ) -> tuple[Blame, list[Aligned]]:
     """Rank the layers of `quantized_onnx` by what each alone costs, the worst first.
 
     batches: gives the images anew, float32 (n, 3, S, S). images: how many there are. engine_layers: of engine.json.
     costs: filled with each layer's KL by what it depends on, and read, for files that differ in a few layers only.
+    expected_onnx: the file that the build's ranges give, whose scales are right; None: not known.
     Returns the ranking and the layers as aligned. Raises OnnxError when the files are not the same network,
     EngineError for logits that are not finite.
     """
@@ -53,6 +57,7 @@ def judge(
     tensors = sorted({tensor for one in some for tensor in one.grids} | {one.boundary for one in aligned})
     noise = {(one.name, tensor): Noise(grid) for one in some for tensor, grid in one.grids.items()}
     base, sqnr = _at_boundaries(float_onnx, quantized_onnx, aligned, tensors, noise, batches, images)
+    wrong = None if expected_onnx is None else wrong_scales(float_onnx, aligned, expected_onnx)
     whole = _finite(open_file(quantized_onnx, half=half).answers(batches()), str(quantized_onnx))
     found, costs = [], {} if costs is None else costs
     with console.bar("blame", len(some)) as bar:
@@ -62,7 +67,7 @@ def judge(
                 logits = Runner(isolated(float_onnx, [one]), f"layer {one.name}").answers(batches())
                 costs[key] = mean_kl(base, _finite(logits, f"layer {one.name}, quantized alone"))
             cost = costs[key]
-            found.append(_described(one, cost, sqnr.get(one.boundary), noise))
+            found.append(_described(one, cost, sqnr.get(one.boundary), noise, wrong))
             bar.advance(1, layer=one.name, kl=cost)
     _match_engine(found, aligned, engine_layers)
     ranked = sorted(found, key=lambda layer: (layer.fault is None, -layer.kl_nats))
@@ -81,8 +86,8 @@ def _digest(one: Aligned) -> str:
 
 
 def mean_kl(base: Logits, logits: Logits) -> float:
-    """Mean KL(base || logits) in nats."""
-    return max(0.0, float(kl_nats(base, logits).mean()))  # rounding may leave -1e-17
+    """Mean over the images of fidelity's KL(base || logits), in nats."""
+    return float(kl_nats(base, logits).mean())
 
 
 def agreement(base: Logits, logits: Logits) -> float:
@@ -129,7 +134,8 @@ def decibels(signal: float, error: float) -> float:
     return 200.0 if error <= signal * 1e-20 else 10 * float(np.log10(max(signal, 1e-30) / error))
 
 
-def _described(one: Aligned, cost: float, sqnr: float | None, noise: Mapping[tuple[str, str], Noise]) -> LayerBlame:
+def _described(one: Aligned, cost: float, sqnr: float | None, noise: Mapping[tuple[str, str], Noise],
+               wrong: Mapping[str, str] | None) -> LayerBlame:
     mine = {tensor: noise[one.name, tensor] for tensor in one.grids if noise[one.name, tensor].signal > 0}
     of_weights = relative_error(one)
     of_inputs = {tensor: each.noise / each.signal for tensor, each in mine.items()}
@@ -142,21 +148,22 @@ def _described(one: Aligned, cost: float, sqnr: float | None, noise: Mapping[tup
         cause = f"{worst} {'clipped' if clipped > MOSTLY else 'rounded'}"
     times = weight_times(one)
     return LayerBlame(
-        name=one.name, op=one.op, precision=one.precision, macs=one.macs, kl_nats=cost, fault=_fault(times, mine),
-        cause=cause, weight_sqnr_db=decibels(1.0, of_weights) if one.weight is not None else None,
+        name=one.name, op=one.op, precision=one.precision, macs=one.macs, kl_nats=cost, cause=cause,
+        fault=_misfit(times, mine) if wrong is None else wrong.get(one.name), proven=one.name in (wrong or {}),
+        weight_sqnr_db=decibels(1.0, of_weights) if one.weight is not None else None,
         input_sqnr_db=decibels(1.0, rounding) if worst else None, clipped_share=clipped if worst else None,
         boundary=one.boundary, boundary_sqnr_db=sqnr, weight_times=min(times, 1e9), nodes=one.nodes,
         quantized_nodes=one.quantized_nodes)
 
 
-def _fault(times: float, noise: Mapping[str, Noise]) -> str | None:
-    """What is wrong with a scale, in words; None where all fit."""
-    if not 1 / WRONG_WEIGHTS < times < WRONG_WEIGHTS:
-        return f"its weights come back {times:.3g} times as large: their scale is wrong"
+def _misfit(times: float, noise: Mapping[str, Noise]) -> str | None:
+    """Which scale does not fit the values seen, in words; None where all do."""
+    if not 1 / ODD_WEIGHTS < times < ODD_WEIGHTS:
+        return f"the scale of its weights does not fit them: they come back {times:.3g} times as large"
     for tensor, each in noise.items():
-        if each.headroom > WRONG_ROOM and each.misfit > WRONG_NOISE:
-            return (f"the scale of '{tensor}' reaches {each.headroom:.1f} times as far as its values, at "
-                    f"{each.misfit:.0f} times the noise of the best scale")
+        if each.headroom > ODD_ROOM and each.misfit > ODD_NOISE:
+            return (f"the scale of '{tensor}' does not fit the images seen: it reaches {each.headroom:.1f} times as "
+                    f"far as their values, at {each.misfit:.0f} times the noise of the best scale")
     return None
 
 

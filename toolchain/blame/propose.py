@@ -17,7 +17,7 @@ def proposals(found: Blame, precision: str, quantize: Mapping[str, Any]) -> list
 
     precision: of the engine. quantize: the build's section, defaults written out.
     """
-    sound = all(layer.fault is None for layer in found.layers)
+    sound = not any(layer.proven for layer in found.layers)
     if not found.layers or quantize.get("method") == "gpfq" or (sound and found.agreement_percent == 100):
         return []
     knob = _clipped(found.layers, precision, quantize) if sound else None
@@ -27,11 +27,11 @@ def proposals(found: Blame, precision: str, quantize: Mapping[str, Any]) -> list
 
 
 def culprits(layers: Sequence[LayerBlame]) -> list[LayerBlame]:
-    """Layers with a wrong scale; without such the fewest that make half of the summed cost, at most three."""
-    if faulty := [layer for layer in layers if layer.fault]:
+    """Layers with a scale proven wrong; without such the fewest that make half of the summed cost, at most three."""
+    if faulty := [layer for layer in layers if layer.proven]:
         return faulty
     total, chosen = sum(layer.kl_nats for layer in layers), list[LayerBlame]()
-    for layer in layers[:MOST_LAYERS]:
+    for layer in sorted(layers, key=lambda one: -one.kl_nats)[:MOST_LAYERS]:
         if sum(one.kl_nats for one in chosen) >= SHARE * total:
             break
         chosen.append(layer)
@@ -64,7 +64,7 @@ def _mixed(layers: Sequence[LayerBlame], quantize: Mapping[str, Any]) -> Proposa
 
 
 def _why(layers: Sequence[LayerBlame]) -> str:
-    if layers[0].fault:
+    if layers[0].proven:
         return f"{layers[0].name}: {layers[0].fault}; building again should mend it, until then it can stay float"
     names = ", ".join(layer.name for layer in layers)
     return f"{names} cost{'s' * (len(layers) == 1)} most of what quantization costs"

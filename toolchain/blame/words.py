@@ -14,7 +14,8 @@ NOTES = (
     "Weights, Input: signal over quantization noise of the layer's own weights and of the tensors it rounds.",
     "Boundary: the same of the tensor after the layer and what is fused with it, in the whole quantized network, so "
     "errors of the layers before count too.",
-    "A layer whose scale does not fit what it scales stands first, whatever it costs: mending it is free.",
+    "A layer whose scale is not the one that the build's ranges ask for stands first, whatever it costs: mending it is "
+    "free. Of a build that kept no ranges, one whose scale does not fit the images seen, which may be meant.",
     "The images are a fixed draw from val, never from test.",
 )
 

@@ -14,6 +14,7 @@ from toolchain.engines import backend
 from toolchain.engines.record import EngineRecord, read_record, verify
 from toolchain.errors import DataError, DigestMismatch, RecipeError, WorkDirError, nearest
 from toolchain.files import sha256_file, write_text
+from toolchain.recipe.quantize import Int4, Int8
 from toolchain.recipe.schema import Engine, Ptq
 from toolchain.report.schema import EngineResult, Report, load_report
 from toolchain.steps.contestants import REPORT, Contestant, shared_test_set
@@ -36,7 +37,10 @@ INPUT_VALUES = 2**18  # of one batch: activations of every layer are held at onc
 
 @dataclass(frozen=True)
 class Run:
-    """One engine of a finished build. quantized, reference: its ONNX file, and the float one of the same tensors."""
+    """One engine of a finished build. quantized, reference: its ONNX file, and the float one of the same tensors.
+
+    ranges: what its scales were made of; None: not needed, or made by a version that did not show them.
+    """
 
     folder: Path
     report: Report
@@ -44,19 +48,26 @@ class Run:
     record: EngineRecord
     quantized: Path
     reference: Path
+    ranges: Path | None
 
 
-def publish_reference(job: Job, engine: Engine, start: Stage) -> None:
-    """Show the float file that a quantized engine is judged against, as onnx/float.<precision>.onnx.
+def publish_reference(job: Job, engine: Engine, start: Stage, ranges: Stage | None) -> None:
+    """Show what a quantized engine is judged against: onnx/float.<precision>.onnx, and ranges/<precision>.json.
 
-    It is the network before rounding touched its weights, with the tensors that the quantized file has: the file that
-    the engine starts from, but the clean export where GPFQ, AdaRound or bias correction have rounded in that file.
+    The ranges are those that its scales were made of. The float file is the network before rounding touched its
+    weights, with the tensors that the quantized file has: the file that the engine starts from, but the clean export
+    where GPFQ, AdaRound or bias correction have rounded in that file.
     """
     if job.work.dry or engine.precision not in QUANTIZED:
         return
     clean = next(stage for stage in job.work.stages if stage.name in ("export", "import"))
     chosen = clean if start.name == "gpfq" or _repaired_in_place(start.folder) else start
     job.work.publish(chosen.folder / "model.onnx", f"onnx/float.{engine.precision}.onnx")
+    shown = f"ranges/{engine.precision}.json"
+    if ranges:
+        job.work.publish(ranges.folder / "ranges.json", shown)
+    else:
+        job.work.withdraw(shown)
 
 
 def _repaired_in_place(folder: Path) -> bool:
@@ -85,11 +96,45 @@ def find_run(folder: Path, engine: str | None = None) -> Run:
     if chosen.sha256 and record.sha256 != chosen.sha256:
         raise DigestMismatch(f"{folder}: engine {chosen.name} is {record.sha256[:16]}, but {REPORT} is about "
                              f"{chosen.sha256[:16]}; its build did not finish: build again")
-    quantized = folder / "onnx" / f"model.{chosen.precision}.{backend(chosen.runtime).rules(record)}.onnx"
+    mixed = chosen.precision == "mixed"
+    shown = chosen.name if mixed else f"{chosen.precision}.{backend(chosen.runtime).rules(record)}"
+    quantized = folder / "onnx" / f"model.{shown}.onnx"
     if not quantized.is_file() or sha256_file(quantized) != record.onnx_sha256:
         what = "is missing" if not quantized.is_file() else "was altered: its SHA-256 is not the one the engine names"
         raise DigestMismatch(f"{quantized}: {what}; delete it if it is there, and build again")
-    return Run(folder, report, chosen.name, record, quantized, _reference(folder, report, chosen.precision))
+    ranges = folder / "ranges" / f"{chosen.precision}.json"
+    if ranges.is_file():
+        _check_published(folder, ranges)
+    return Run(folder, report, chosen.name, record, quantized, _reference(folder, report, chosen.precision),
+               ranges if ranges.is_file() else None)
+
+
+def expected_file(run: Run, out: Path) -> Path | None:
+    """Write the ONNX file that the build's ranges give for its engine, whose scales are the right ones, to `out`.
+
+    None where the build does not show what they were made of. Raises OnnxError.
+    """
+    from toolchain.graph.convert import convert
+    from toolchain.ranges import Ranges
+    from toolchain.steps.mixing import RESULT
+
+    quantize, precision = run.report.recipe.get("quantize") or {}, run.record.precision
+    learned = quantize.get("method") == "gpfq" or (quantize.get("learn") or {}).get("method") == "lsq"
+    if run.ranges is None and (precision in ("int8", "fp8", "mixed") or learned):
+        return None
+    chosen = None
+    if precision == "mixed":
+        path = run.folder / "engines" / run.engine / RESULT
+        if not path.is_file():
+            return None
+        _check_published(run.folder, path)
+        chosen = json.loads(path.read_text(encoding="utf-8"))
+    convert(run.reference, out, precision, backend(run.record.runtime).rules(run.record),
+            Ranges.load(run.ranges) if run.ranges else None, Int8.model_validate(quantize.get("int8") or {}),
+            Int4.model_validate(quantize.get("int4") or {}),
+            assignment={row["name"]: row["precision"] for row in chosen["layers"]} if chosen else None,
+            joins=chosen is None or chosen["joins"] == "quantized")
+    return out
 
 
 def _chosen(folder: Path, report: Report, asked: str | None) -> EngineResult:
@@ -148,7 +193,9 @@ def blame_run(run: Run, images: int, data_root: Path | None) -> Blame:
         raise DataError("data.val_fraction: leaves no images in val, and blame needs some; use a larger one")
     seed = int(run.report.recipe.get("seed") or 0)
     batches, count = _val(dataset, images, seed)
-    found, aligned = judge(run.reference, run.quantized, batches, count, run.record.layers)
+    with TemporaryDirectory(prefix="toolchain-blame-") as scratch:
+        found, aligned = judge(run.reference, run.quantized, batches, count, run.record.layers,
+                               expected_onnx=expected_file(run, Path(scratch) / "expected.onnx"))
     found = found.model_copy(update={"run": run.folder.as_posix(), "engine": run.engine, "file": run.quantized.name,
                                      "reference": run.reference.name})
     quantize = run.report.recipe.get("quantize") or {}
