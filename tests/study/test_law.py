@@ -1,10 +1,11 @@
 """The law against curves that follow it exactly, and against the ten curves of a published study."""
 
 import math
+import re
 
 import pytest
 
-from toolchain.study.law import fit
+from toolchain.study.law import Fit, fit, not_a_law
 
 BITS = (2, 3, 4, 5, 6, 7, 8)
 # top-1 % at 2 … 8 bits of a ResNet-50 teacher and ResNet-18 students on CIFAR-100 and CIFAR-10, then a, A, k and rmse
@@ -29,7 +30,7 @@ def test_published_curves_give_the_published_fit(name: str) -> None:
     found = fit(BITS, accuracy)
     assert (found.a, found.amplitude) == (pytest.approx(a, abs=0.006), pytest.approx(amplitude, abs=0.006))
     assert (found.k, found.rmse) == (pytest.approx(k, abs=0.006), pytest.approx(rmse, abs=0.006))
-    assert found.determined
+    assert found.determined and not_a_law(found) is None
 
 
 def test_a_curve_that_follows_the_law_is_found_exactly() -> None:
@@ -47,3 +48,20 @@ def test_what_two_bits_already_reach_needs_two() -> None:
 def test_a_curve_that_does_not_rise_determines_nothing(accuracy: tuple[float, ...]) -> None:
     found = fit(BITS, accuracy)
     assert not found.determined and found.bits_for_one_point is None
+
+
+@pytest.mark.parametrize(("accuracy", "said"), [
+    ((90.0,) * 7, "accuracy does not rise with bits"),
+    ((95.0, 94.0, 93.5, 93.2, 93.1, 93.0, 93.0), "accuracy does not rise with bits"),
+    ((40, 90, 90, 90, 90, 90, 90), "flat from 3 bits on, at a = 90.00 %, 50.00 points above 2 bits"),
+    ((20, 30, 40, 50, 60, 70, 80), "a straight line"),
+    ((10, 12, 60, 85, 90, 91, 91), r"of another form: .* misses it by 10.63 points \(RMSE; at most 4.05\)"),  # 81 / 20
+    (tuple(150 - 120 * 0.9 ** (b - 2) for b in BITS), "tends to 150.0 %, above 100"),
+], ids=["flat", "falling", "a step", "a line", "chance first", "beyond 100"])
+def test_a_fit_that_is_no_law_says_why(accuracy: tuple[float, ...], said: str) -> None:
+    assert re.search(said, str(not_a_law(fit(BITS, accuracy))))
+
+
+def test_errors_that_the_seeds_explain_are_no_reason_to_refuse() -> None:
+    noisy = Fit(a=90.0, amplitude=5.0, k=0.7, rmse=1.9, gain=6.0)  # one point, or a twentieth of 6: neither is 1.9
+    assert "of another form" in str(not_a_law(noisy, 0.5)) and not_a_law(noisy, 1.0) is None

@@ -74,6 +74,46 @@ def test_too_few_points_make_no_law(write: Write, seeds: int, bits: int) -> None
     assert found.curves[1].no_law == f"no law: too few points ({bits} numbers of bits x {seeds} seeds, at least 5 x 3)"
 
 
+def curves(path: Path, student: dict[int, tuple[float, ...]], whole: dict[int, float]) -> Any:
+    """The curve of the student whose seeds have these values at 2 to 8 bits, and these float accuracies."""
+    file = load_study(path)
+    runs: list[Any] = [type("Run", (), {"row": row, "seed": 0, "engine": ENGINE})() for row in file.study.rows]
+    outcomes: Any = {}
+    for seed, values in student.items():
+        for bits, top1 in zip(BITS, values, strict=False):
+            figures = {"top1": top1, "float_top1": whole[seed], "packed_bytes": 1e5 * bits}
+            outcomes[f"student.{bits}bit", seed] = Outcome(figures, {"top1": np.ones(10, bool)}, 4, 10, "ab" * 32)
+    found = summed_up(file, runs, outcomes).sweep
+    assert found is not None
+    return found.curves[1]
+
+
+def test_a_curve_of_another_form_has_no_law(write: Write) -> None:
+    found = curves(write(TEXT), dict.fromkeys(range(3), (10.0, 12, 60, 85, 90, 91, 91)), dict.fromkeys(range(3), 92.0))
+    assert found.law is None and str(found.no_law).startswith("no law: the curve is of another form")
+
+
+def test_a_seed_without_a_law_of_its_own_takes_the_intervals_away(write: Write) -> None:
+    bent = tuple(90 - 40 * 0.5 ** (b - 2) for b in BITS)
+    found = curves(write(TEXT), {0: bent, 1: bent, 2: (50, 57, 64, 71, 78, 85, 92)}, dict.fromkeys(range(3), 92.0))
+    assert found.law is not None and found.law.a.value < 100
+    assert [getattr(found.law, name).low for name in ("a", "amplitude", "k", "bits_for_one_point")] == [None] * 4
+
+
+def test_an_interval_beyond_what_can_be_is_left_out(write: Write) -> None:
+    students = {seed: tuple(top - 30 * 0.5 ** (b - 2) for b in BITS) for seed, top in enumerate((95, 97, 99.5))}
+    law = curves(write(TEXT), students, dict.fromkeys(range(3), 99.0)).law
+    assert law.a.value == pytest.approx(97.1667, abs=1e-3) and law.a.high is None  # 97.17 + 5.6
+    assert law.k.low == pytest.approx(0.6931, abs=1e-3)
+
+
+def test_float_above_a_is_of_the_seeds_of_the_law(write: Write) -> None:
+    bent = tuple(90 - 40 * 0.5 ** (b - 2) for b in BITS)
+    students = {0: bent, 1: bent, 2: bent, 3: bent[:3]}  # the fourth is not finished
+    found = curves(write(TEXT), students, {0: 92, 1: 93, 2: 94, 3: 20})
+    assert found.law.float_gap == pytest.approx(3.0) and found.float_top1 == pytest.approx((92 + 93 + 94 + 20) / 4)
+
+
 def test_rows_are_compared_at_equal_bytes_where_both_reach_them(write: Write) -> None:
     result = summed(write(TEXT), size=2e5)  # teacher 0.4 to 1.6 MB, student 0.2 to 0.8 MB: both reach 0.4 to 0.8
     assert result.sweep is not None

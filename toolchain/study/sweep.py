@@ -11,14 +11,17 @@ from toolchain.recipe.study import StudyFile
 from toolchain.report.part import Part
 from toolchain.study.compare import Spread, Verdict, spread, verdict
 from toolchain.study.figures import Outcome
-from toolchain.study.law import FEWEST_BITS, FEWEST_SEEDS, Fit, fit
+from toolchain.study.law import FEWEST_BITS, FEWEST_SEEDS, HIGHEST, fit, not_a_law
 
 if TYPE_CHECKING:
     from toolchain.study.result import Outcomes
 
 
 class Estimate(Part):
-    """Of the law through the means; its 95 % interval from the laws of the seeds, each fitted alone (Student's t)."""
+    """Of the law through the means; its 95 % interval from the laws of the seeds, each fitted alone (Student's t).
+
+    Without an interval where a seed alone has no law, or where it would leave what the figure can be.
+    """
 
     value: float
     low: float | None = None
@@ -26,7 +29,7 @@ class Estimate(Part):
 
 
 class Law(Part):
-    """acc(b) = a - amplitude exp(-k (b - 2)), in points. float_gap: what the float network is above a."""
+    """acc(b) = a - amplitude exp(-k (b - 2)), in points. float_gap: what the same seeds' float networks are above a."""
 
     a: Estimate
     amplitude: Estimate
@@ -134,38 +137,44 @@ def _curve(name: str, rows: Mapping[int, str], outcomes: Outcomes) -> Curve:
             known = spread(values)
             points.append(SweepPoint(bits=bits, bytes=sizes[0] if sizes else None, values=values, mean=known.mean,
                                      std=known.std, low=known.low, high=known.high))
-    whole = spread(floats).mean if floats else None
-    law, reason = _law(points, whole)
-    return Curve(row=name, points=points, float_top1=whole, law=law, no_law=reason)
+    law, reason = _law(points, floats)
+    return Curve(row=name, points=points, float_top1=spread(floats).mean if floats else None, law=law, no_law=reason)
 
 
-def _law(points: Sequence[SweepPoint], whole: float | None) -> tuple[Law | None, str | None]:
+def _law(points: Sequence[SweepPoint], floats: Mapping[int, float]) -> tuple[Law | None, str | None]:
+    """floats: seed -> float top-1, of which those of the law's own seeds count."""
     seeds = [s for s in (points[0].values if points else {}) if all(s in p.values for p in points)]
     if len(points) < FEWEST_BITS or len(seeds) < FEWEST_SEEDS:
         return None, (f"no law: too few points ({len(points)} numbers of bits x {len(seeds)} seeds, at least "
                       f"{FEWEST_BITS} x {FEWEST_SEEDS})")
-    bits = [p.bits for p in points]
-    mean = fit(bits, [float(np.mean([p.values[s] for s in seeds])) for p in points])
-    if not mean.determined:
-        return None, "no law: accuracy does not rise with bits as the law has it"
-    single = [fit(bits, [p.values[s] for p in points]) for s in seeds]
+    bits, values = [p.bits for p in points], np.array([[p.values[s] for s in seeds] for p in points])  # (bits, seeds)
+    mean = fit(bits, values.mean(axis=1).tolist())
+    std = float(np.sqrt(values.var(axis=1, ddof=1).mean()))
+    if wrong := not_a_law(mean, std):
+        return None, f"no law: {wrong}"
+    single = [fit(bits, of_seed.tolist()) for of_seed in values.T]
+    if any(not_a_law(each, std) for each in single):
+        single = []  # no interval: a seed alone has no law, so its figures mean nothing
+    whole = [floats[s] - mean.a for s in seeds if s in floats]
     one_point = mean.bits_for_one_point
     assert one_point is not None
-    return Law(a=_estimate(mean.a, [f.a for f in single]), k=_estimate(mean.k, _determined(single, "k")),
-               amplitude=_estimate(mean.amplitude, [f.amplitude for f in single]), rmse=mean.rmse,
-               bits_for_one_point=_estimate(one_point, _determined(single, "bits_for_one_point")),
-               float_gap=None if whole is None else whole - mean.a), None
+    reached = [each.bits_for_one_point or 0.0 for each in single]
+    return Law(a=_estimate(mean.a, [f.a for f in single], high=HIGHEST),
+               amplitude=_estimate(mean.amplitude, [f.amplitude for f in single], high=HIGHEST),
+               k=_estimate(mean.k, [f.k for f in single]), rmse=mean.rmse,
+               bits_for_one_point=_estimate(one_point, reached, low=2.0),
+               float_gap=float(np.mean(whole)) if len(whole) == len(seeds) else None), None
 
 
-def _determined(fits: Sequence[Fit], field: str) -> list[float]:
-    """The figure of each seed's fit; nothing, and so no interval, where a seed alone does not determine it."""
-    return [getattr(f, field) for f in fits] if all(f.determined for f in fits) else []
+def _estimate(value: float, of_seeds: Sequence[float], low: float = 0.0, high: float = float("inf")) -> Estimate:
+    """The interval lies about the seeds' own mean, which need not be the value of the fit through the means.
 
-
-def _estimate(value: float, of_seeds: Sequence[float]) -> Estimate:
-    """The interval lies about the seeds' own mean, which need not be the value of the fit through the means."""
+    None where it leaves low to high, what the figure can be: so few seeds so far apart say nothing of it.
+    """
     known: Spread | None = spread(dict(enumerate(of_seeds))) if of_seeds else None
-    return Estimate(value=value, low=known.low if known else None, high=known.high if known else None)
+    if known is None or known.low is None or known.high is None or known.low < low or known.high > high:
+        return Estimate(value=value)
+    return Estimate(value=value, low=known.low, high=known.high)
 
 
 def _seeds(curve: Curve) -> list[int]:

@@ -7,7 +7,8 @@ from toolchain.study.sweep import AtBytes, Estimate, SweepResult
 
 LAW = (
     "acc(b) = a − A exp(−k (b − 2)), least squares over the mean accuracy at each number of bits; float is no point of "
-    "it.", "In brackets the 95 % Student-t interval of the seeds' own fits. One point below a: the bits that reach it.",
+    "it.", "In brackets the 95 % Student-t interval of the seeds' own fits; none where a seed alone has no law, or it "
+    "would reach what cannot be (above 100 %, below 2 bits). One point below a: the bits that reach it.",
     "Float above a: what no number of bits of this kind brings back.")
 LAW_TITLES = ("Row", "a, %", "A, points", "k", "RMSE, points", "Bits to 1 point below a", "Float above a, points")
 AT_TITLES = ("Row", "Bytes", "Its top-1, %", "The other's, %", "Difference, points (95 %)", "")

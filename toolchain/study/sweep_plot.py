@@ -59,7 +59,7 @@ def _line(curve: Curve, points: list[SweepPoint], axis: str) -> list[tuple[float
     """The law between the first and the last point; on the byte axis, bits lie between the bytes of the points."""
     if curve.law is None:
         return [(_x(p, axis) or 0.0, p.mean) for p in points]
-    law = Fit(curve.law.a.value, curve.law.amplitude.value, curve.law.k.value, curve.law.rmse, True)
+    law = Fit(curve.law.a.value, curve.law.amplitude.value, curve.law.k.value, curve.law.rmse)
     found = []
     for left, right in zip(points, points[1:], strict=False):
         x0, x1 = _x(left, axis) or 0.0, _x(right, axis) or 0.0
