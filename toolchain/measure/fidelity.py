@@ -44,6 +44,11 @@ def kl_nats(teacher: Logits, student: Logits) -> PerImage:
     return _by_rows(_kl, teacher, student)
 
 
+def mean_kl(teacher: Logits, student: Logits) -> float:
+    """Mean over the images of `kl_nats`, of logits (N, K)."""
+    return float(kl_nats(teacher, student).mean())
+
+
 def kl_epsilon_nats(teacher: Logits, student: Logits) -> PerImage:
     """(N,) the studies' form: EPSILON is added to every probability of both, which are then normalised again.
 
