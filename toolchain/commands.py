@@ -195,7 +195,8 @@ def run_blame(
     from toolchain.blame.recipe_file import apply as write_edit
     from toolchain.blame.recipe_file import check_unchanged
     from toolchain.console import log
-    from toolchain.steps.blaming import blame_run, find_run
+    from toolchain.steps.blaming import blame_run
+    from toolchain.steps.blaming_run import find_run
 
     run = find_run(folder, engine)
     if apply:

@@ -65,3 +65,17 @@ def test_another_recipe_is_refused(recipe: Path) -> None:
     built = load_recipe(recipe).model_dump(mode="json") | {"name": "other"}
     with pytest.raises(RecipeError, match="is the recipe 'net', but the build was made from 'other'"):
         check_unchanged(recipe, built)
+
+
+def test_an_edit_that_an_anchor_carries_into_another_section_is_refused(recipe: Path) -> None:
+    shared = TEXT.replace("engines:", "  int8: &s {keep_float: []}\n  int4: *s\nengines:")
+    recipe.write_text(shared)
+    with pytest.raises(RecipeError, match="would also change quantize.int4.keep_float"):
+        apply(recipe, ("quantize", "int8", "keep_float"), ["features.0"])
+    assert recipe.read_text() == shared and [p.name for p in recipe.parent.iterdir()] == ["net.yaml"]
+
+
+def test_names_that_yaml_reads_as_something_else_are_quoted(recipe: Path) -> None:
+    apply(recipe, ("quantize", "int8", "keep_float"), ["no", "1.5", "features.0"])
+    assert '["no", "1.5", features.0]' in recipe.read_text()
+    assert load_recipe(recipe).quantize.int8.keep_float == ("no", "1.5", "features.0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from toolchain.blame.file import Blame, LayerBlame, Proposal
+from toolchain.blame.recipe_file import needs_quotes
 from toolchain.report.markdown import code, escape, table
 from toolchain.report.taught import nats
 
@@ -66,10 +67,10 @@ def _fenced(proposal: Proposal | None) -> str:
 
 def _yaml(value: object) -> str:
     if isinstance(value, list):
-        return "[" + ", ".join(map(str, value)) + "]"
+        return "[" + ", ".join(map(_yaml, value)) + "]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {each}" for key, each in value.items()) + "}"
-    return str(value) if isinstance(value, str) else json.dumps(value)
+        return "{" + ", ".join(f"{_yaml(key)}: {_yaml(each)}" for key, each in value.items()) + "}"
+    return value if isinstance(value, str) and not needs_quotes(value) else json.dumps(value)
 
 
 def _db(value: float | None) -> str:
