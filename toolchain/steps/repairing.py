@@ -52,7 +52,7 @@ def repaired(job: Job, onnx: Stage, ranges: Stage, precision: Precision = "int8"
         write_text(folder / "repair.json", json.dumps(record, indent=1))
         return said
 
-    section = [precision, plain(quantize), limit, seed, sha256_tree(chosen) if chosen else None]
+    section = [precision, plain(quantize, "mixed"), limit, seed, sha256_tree(chosen) if chosen else None]
     stage = job.work.stage(
         f"repair_{precision}", make, section=section, inputs=[job.data, onnx, ranges],
         rooms=["steps/repairing.py", "quantize", "graph", "data", "ranges.py"],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from toolchain.files import write_text
 from toolchain.recipe.schema import HalfFinetune, Qat
-from toolchain.steps.fitting import keep_history
+from toolchain.steps.fitting import keep_history, val_top1
 from toolchain.steps.graphs import calibrated, exported
 from toolchain.steps.job import ONNX_PACKAGES, TRAINING_PACKAGES, TRAINING_ROOMS, Job, plain
 from toolchain.workdir import Stage, rank
@@ -44,11 +44,12 @@ def fine_tuned_quantized(
         if rank() == 0:
             write_text(folder / "learned.json", json.dumps(learned, indent=1, sort_keys=True))
             _keep(folder, student, model, history)
-        return f"{len(history)} epochs, fake-quantized val top-1 {_last_top1(cfg.train, history):.2f} %"
+        reached = val_top1(model, job.dataset(), cfg.train, history)  # the fake-quantized network's
+        return f"{len(history)} epochs, fake-quantized val top-1 {reached:.2f} %"
 
-    other = "int4" if precision == "int8" else "int8"  # whose section this run does not see
+    unseen = "calibration", "mixed", "int4" if precision == "int8" else "int8"  # sections
     tuned = job.work.stage(
-        f"qat_{precision}", make, section=[precision, plain(cfg, "calibration", other), seed],
+        f"qat_{precision}", make, section=[precision, plain(cfg, *unseen), seed],
         inputs=[student, job.data, onnx, ranges], rooms=QAT_ROOMS,
         packages=["nvidia-modelopt", *TRAINING_PACKAGES], distributed=True)
     trained = exported(f"export_qat_{precision}", job, tuned)
@@ -68,7 +69,8 @@ def half_tuned(job: Job, student: Stage) -> Stage:
         model, history = half_finetune(_folded(student), job.dataset(), cfg, folder=folder, seed=seed)
         if rank() == 0:
             _keep(folder, student, model, history)
-        return f"{len(history)} epochs, {cfg.dtype} val top-1 {_last_top1(cfg.train, history):.2f} %"
+        reached = val_top1(model, job.dataset(), cfg.train, history)
+        return f"{len(history)} epochs, {cfg.dtype} val top-1 {reached:.2f} %"
 
     tuned = job.work.stage(
         "half_finetune", make, section=[cfg.dtype, plain(cfg.train), seed], inputs=[student, job.data],
@@ -102,9 +104,3 @@ def _keep(folder: Path, student: Stage, model: nn.Module, history: list[dict[str
 
     save_model(folder, model, {**load_architecture(student.folder), "folded": True})
     keep_history(folder, history)
-
-
-def _last_top1(cfg: Any, history: list[dict[str, Any]]) -> float:
-    from toolchain.checkpoint import best_epoch
-
-    return float(history[best_epoch(history) - 1 if cfg.early_stopping else -1]["val_top1"])
