@@ -1,5 +1,7 @@
 """Ranges on disk."""
 
+import json
+
 import pytest
 
 from toolchain.errors import OnnxError
@@ -20,6 +22,14 @@ def test_equal_ranges_give_equal_bytes_whatever_their_order(tmp_path):
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
+def test_only_a_range_that_clips_is_marked_in_the_file(tmp_path):
+    trained = Ranges({"a": ActivationRange(0.0, 3.0, 2.0, clips=True), "b": ActivationRange(0.0, 3.0, 2.0)})
+    trained.save(tmp_path / "ranges.json")
+    assert Ranges.load(tmp_path / "ranges.json") == trained
+    stored = json.loads((tmp_path / "ranges.json").read_text())["activations"]
+    assert stored == {"a": {"min": 0, "max": 3, "amax": 2, "clips": True}, "b": {"min": 0, "max": 3, "amax": 2}}
+
+
 @pytest.mark.parametrize(("content", "message"), [
     (None, "no such file; calibrate first"), ("", "not a ranges file"), ("[]", "not a ranges file"),
     ('{"format": "other/1"}', "format is 'other/1'"),
@@ -27,6 +37,8 @@ def test_equal_ranges_give_equal_bytes_whatever_their_order(tmp_path):
      "a: min 1.0, max 0.0"),
     ('{"format": "toolchain.ranges/1", "method": "", "weights": {}, "activations": {"a": {"min": 0, "max": 1, "amax": NaN}}}',
      "amax nan"),
+    ('{"format": "toolchain.ranges/1", "method": "", "weights": {}, "activations": {"a": {"min": 0, "max": 1, "amax": 1, "clips": 1}}}',
+     "a: clips 1, expected true or nothing"),
 ])
 def test_a_file_that_is_not_ours_is_refused(tmp_path, content, message):
     if content is not None:

@@ -19,11 +19,15 @@ FORMAT = "toolchain.ranges/1"
 
 @dataclass(frozen=True)
 class ActivationRange:
-    """Smallest and largest value seen, and `amax`: the largest magnitude kept before clipping (0: always zero)."""
+    """Smallest and largest value seen, and `amax`: the largest magnitude kept before clipping (0: always zero).
+
+    clips: training clipped at amax, so every engine must; else one whose codes reach further may keep more.
+    """
 
     min: float
     max: float
     amax: float
+    clips: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ class Ranges:
         data = {
             "format": FORMAT,
             "method": self.method,
-            "activations": {name: {"min": r.min, "max": r.max, "amax": r.amax} for name, r in self.activations.items()},
+            "activations": {name: {"min": r.min, "max": r.max, "amax": r.amax, **({"clips": True} if r.clips else {})}
+                            for name, r in self.activations.items()},
             "weights": self.weights,
             **({"blocks": self.blocks} if self.blocks else {}),
         }
@@ -68,8 +73,10 @@ class Ranges:
             raise OnnxError(f"{path}: not a ranges file ({wrong}); expected {FORMAT}; calibrate again") from None
 
 
-def _checked(name: str, **values: Any) -> ActivationRange:
-    found = ActivationRange(**{key: float(value) for key, value in values.items()})
+def _checked(name: str, clips: bool = False, **values: Any) -> ActivationRange:
+    if not isinstance(clips, bool):
+        raise ValueError(f"{name}: clips {clips!r}, expected true or nothing")
+    found = ActivationRange(**{key: float(value) for key, value in values.items()}, clips=clips)
     if not (math.isfinite(found.amax) and found.amax >= 0 and found.min <= found.max):
         raise ValueError(f"{name}: min {found.min}, max {found.max}, amax {found.amax}")
     return found

@@ -49,8 +49,23 @@ def test_activation_grids_worked_by_hand(low, form, upper, scale, zero_point):
         assert F32(found) * F32(255) <= F32(20.4)  # or ONNX Runtime keeps the Clip
 
 
-def test_a_tensor_that_is_always_zero_has_scale_one():
-    assert code_grid(ActivationRange(0, 0, 0), "s8", None)[0] == 1.0
+@pytest.mark.parametrize(("low", "form", "upper", "scale", "zero_point"), [
+    (0.0, "s8", None, 0.1, I8(0)), (-3.0, "u8", None, 0.1, U8(128)), (-3.0, "s8_shifted", None, 0.1, I8(0)),
+    (0.0, "u8", None, 12.7 / 255, U8(0)), (0.0, "s8_shifted", None, 12.7 / 255, I8(-128)),
+    (0.0, "u8", 5.1, 0.02, U8(0)), (0.0, "u8", 20.4, 12.7 / 255, U8(0)),  # Clip at 5.1 or 20.4: the lower bound counts
+    (0.0, "u8", float(F32(12.7)), 12.7 / 255, U8(0)),
+])
+def test_where_training_clipped_the_largest_code_is_amax_whatever_the_type(low, form, upper, scale, zero_point):
+    found, zero = code_grid(ActivationRange(low, 20, float(F32(12.7)), clips=True), form, upper)
+    assert found == pytest.approx(scale) and zero == zero_point and zero.dtype == zero_point.dtype
+    if form != "s8" and low == 0:
+        assert F32(found) * F32(255) <= min(upper or 99, F32(12.7))  # or ONNX Runtime keeps the Clip
+
+
+@pytest.mark.parametrize("form", ["s8", "u8"])
+def test_a_tensor_that_is_always_zero_has_scale_one(form):
+    assert code_grid(ActivationRange(0, 0, 0), form, None)[0] == 1.0
+    assert code_grid(ActivationRange(0, 0, 0, clips=True), form, None)[0] == 1.0
 
 
 def quantized(float_onnx, ranges, tmp_path, name, rules, **cfg):
@@ -128,16 +143,17 @@ def test_learned_weight_ranges_must_have_one_entry_per_channel(float_onnx, range
 LINEAR = "net (float[n,4] x) => (float[n,3] y) { r = Relu(x)  y = Gemm <transB = 1> (r, w, b) }"
 
 
-@pytest.mark.parametrize("rules", ["cpu_x86", "tensorrt"])
-def test_the_file_computes_exactly_what_the_formula_says(parse, tmp_path, run_onnx, rules):
+@pytest.mark.parametrize(("rules", "clips"), [("cpu_x86", False), ("cpu_x86", True), ("tensorrt", True)])
+def test_the_file_computes_exactly_what_the_formula_says(parse, tmp_path, run_onnx, rules, clips):
     rng = np.random.default_rng(0)
     x, w, b = (rng.normal(size=size).astype(F32) for size in ((8, 4), (3, 4), 3))
-    amax = 1.5  # some x are beyond: they clip at 127 codes, or at 255 where codes are unsigned
+    amax = 0.5  # some x are beyond, and beyond twice as much: unsigned codes reach that far, where training did not clip
     path = parse(LINEAR, w=w, b=b)
     model = read_onnx(path)
-    quantize_int8(model, RULES[rules], Ranges({"r": ActivationRange(0.0, float(x.max()), amax)}), "int8")
+    quantize_int8(model, RULES[rules], Ranges({"r": ActivationRange(0.0, float(x.max()), amax, clips)}), "int8")
     write_onnx(model, tmp_path / "q.onnx")
-    step, top = F32(amax / 127), 255 if rules == "cpu_x86" else 127
+    top = 255 if rules == "cpu_x86" else 127
+    step = F32(amax / 255) if clips and top == 255 else F32(amax / 127)
     rounded = np.clip(np.rint(np.maximum(x, 0) / step), 0, top) * step
     scale = np.abs(w).max(axis=1, keepdims=True) / F32(127)
     expected = rounded @ (np.clip(np.rint(w / scale), -127, 127) * scale).T + b

@@ -1,6 +1,7 @@
 """What QAT trains is what the engine's file holds: codes bit by bit, and top-1 on the digits."""
 
 import copy
+from collections import Counter
 from dataclasses import replace
 
 import ml_dtypes
@@ -13,6 +14,7 @@ from torch import nn
 from train_data import squares
 
 from toolchain.data import load_dataset
+from toolchain.engines.ort_session import realized_layers
 from toolchain.errors import OnnxError, TrainError
 from toolchain.export import export_onnx
 from toolchain.graph.compare import open_session
@@ -144,6 +146,48 @@ def test_layers_of_one_tensor_learn_one_range_and_a_checkpoint_holds_it_once(tmp
     _, learned, _ = qat(model, squares(), cfg, {f"{name}.weight": 2.0 for name in names}, folder=tmp_path, seed=0, reads=reads)
     amax = {name: learned[f"{name}.weight"]["input_amax"] for name in names}
     assert amax["wide"] == amax["short"] != 2.0 and len(set(amax.values())) == 4
+
+
+def test_a_tensor_with_two_readers_moves_its_range_once_a_step_and_both_see_one_grid():
+    model = nn.ModuleDict({name: nn.Linear(4, 2, bias=False) for name in "ab"})
+    model["b"].load_state_dict(model["a"].state_dict())
+    fake = fake_quantize(model, {name: Plan(weight_grid(model[name].weight, "int8", 32), 1.0, "x") for name in "ab"}, FOLLOWING)
+    x = torch.tensor([[11.0, 0.5, 0.013, -2.0]])
+    for amax in (1.1, 1.1 + 0.01 * 9.9):  # 1 + 0.01 * (11 - 1), and a second step
+        follow(fake.train(), True)
+        assert torch.equal(fake["a"](x), fake["b"](x))
+        assert fake["a"].learned()["input_amax"] == fake["b"].learned()["input_amax"] == pytest.approx(amax)
+    follow(fake, False)
+    fake["a"](x)
+    assert fake["a"].learned()["input_amax"] == pytest.approx(1.199)
+
+
+def test_a_cpu_engine_clips_where_the_training_did_and_computes_in_integers(digits, tmp_path):
+    """Against TensorRT's file, whose grid is the training's; what is left on a CPU is the rounding, which is finer."""
+    data, model, ranges, path = digits
+    reads, weights = read_by(path), dict(model.named_parameters())
+    learned = {name: {"input_amax": ranges.activations[tensor].amax / 4, "weight_amax": weights[name].abs().flatten(1).amax(1).tolist()}
+               for name, tensor in reads.items()}
+    fake = fake_quantize(copy.deepcopy(model), {
+        name.removesuffix(".weight"): Plan(weight_grid(weights[name], "int8", 32), learned[name]["input_amax"], tensor)
+        for name, tensor in reads.items()}, Ste(method="ste"))
+    images = data.preprocess.normalize(data.val.images(range(64)))
+    with torch.no_grad():
+        expected = fake.eval()(torch.from_numpy(images)).numpy()
+    marked = overlay(ranges, learned, path)
+    unmarked = replace(marked, activations={name: replace(found, clips=False) for name, found in marked.activations.items()})
+
+    def gap(rules, known):
+        convert(path, tmp_path / "engine.onnx", "int8", rules, known)
+        session = open_session(tmp_path / "engine.onnx")
+        return np.sqrt(((session.run(None, {session.get_inputs()[0].name: images})[0] - expected) ** 2).sum(axis=1)).mean()
+
+    assert gap("tensorrt", marked) < 0.1 * gap("cpu_x86", unmarked)
+    assert gap("cpu_x86", marked) < 0.25 * gap("cpu_x86", unmarked)
+    convert(path, tmp_path / "engine.onnx", "int8", "cpu_x86", marked)
+    ran = Counter(layer["op"] for layer in realized_layers(tmp_path / "engine.onnx", "cpu_x86"))
+    assert ran["QLinearConv"] + ran["QGemm"] == len(reads) and ran["QuantizeLinear"] == 1
+    assert not {"Conv", "FusedConv", "Gemm", "MatMul", "Relu", "Clip", "DequantizeLinear"} & set(ran)
 
 
 def test_evaluation_keeps_the_rounding_and_changes_no_range():

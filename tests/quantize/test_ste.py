@@ -45,6 +45,5 @@ def test_an_observer_follows_in_training_alone_and_only_until_it_is_frozen():
     assert observer.amax() == 2.0
     observer.train()(batch)
     assert observer.amax() == pytest.approx(2.0 + 0.01 * (4.0 - 2.0))
-    observer.following = False
-    observer(100 * batch)
+    observer(100 * batch)  # it follows one batch each time that it is told to
     assert observer.amax() == pytest.approx(2.02)

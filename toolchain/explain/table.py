@@ -40,7 +40,7 @@ def corrections() -> list[str]:
         f"({rounded(1e-8, 'bf16'):.6g}); dropping bytes would give {cut_bits} ({cut:.6g}).",
         "\"A T4 computes in BF16\": it has no BF16 units (SM80 and later do), so what is timed there is emulated.",
         "INT8 and INT4 have no exponent: the scale decides what 1 is, and all values of a tensor, channel or block "
-        "share it. Symmetric INT8 codes run from -127 to 127; -128 is not used.",
+        "share it. Codes of INT8 weights run from -127 to 127, those of activations from -128.",
     ]
 
 

@@ -1,8 +1,9 @@
 """INT8: weights stored as INT8 codes, Q/DQ pairs on activations, placed where the target's rules say.
 
 Symmetric quantization (Jacob et al. 2018; NVIDIA's INT8 paper, Wu et al. 2020): scale = amax / 127,
-code = clip(round_half_even(x / scale), -127, 127), one scale per output channel for weights, one per tensor for
-activations. Biases stay float: every runtime we build for rounds them itself where it wants integers.
+code = clip(round_half_even(x / scale), lowest, highest), one scale per output channel for weights, whose codes are
+-127 to 127, and one per tensor for activations, whose codes are all those of their type: QuantizeLinear reaches -128.
+Biases stay float: every runtime we build for rounds them itself where it wants integers.
 """
 
 from __future__ import annotations
@@ -164,9 +165,11 @@ class Activations:
 def code_grid(found: ActivationRange, form: str, upper: float | None) -> tuple[float, np.ndarray]:
     """Scale and zero_point (a 0-d array of the codes' type) for one tensor.
 
+    A tensor that is never negative has 255 codes above zero_point in "u8" and "s8_shifted", 127 in "s8". Where training
+    clipped at amax they end there too, twice as fine; else they go on to twice amax, on the scale of "s8".
     upper: the tensor is the output of Clip(0, upper). For codes of "u8" and "s8_shifted" a grid that ends at or below
-    `upper` does the clipping itself, so the runtime drops the Clip; upper / 255 is also finer than amax / 127 whenever
-    it is chosen.
+    `upper` does the clipping itself, so the runtime drops the Clip; upper / 255 is also the finer scale whenever it is
+    chosen.
     """
     if form == "e4m3":
         largest = max(-found.min, found.max)
@@ -178,7 +181,9 @@ def code_grid(found: ActivationRange, form: str, upper: float | None) -> tuple[f
     shifted = form == "s8_shifted"
     if found.min < 0:
         return scale, np.array(0, np.int8) if shifted else np.array(128, np.uint8)
-    if upper is not None and scale * 255 > upper:
+    if found.clips and found.amax > 0:
+        scale = max(found.amax / 255, SMALLEST_SCALE)
+    if upper is not None and scale * 255 >= upper:  # where they are equal, FP32 may round the scale up
         scale = float(np.nextafter(np.float32(upper / 255), np.float32(0)))
     return scale, np.array(-128, np.int8) if shifted else np.array(0, np.uint8)
 

@@ -16,8 +16,9 @@ Float = Literal["fp32", "fp16"]
 class Rules:
     """One target's wishes.
 
-    activations: "s8": INT8 codes -127…127 around zero_point 0. "u8": UINT8 on the same scale, zero_point 0 for a tensor
-        that is never negative (its negative half would be wasted, and ONNX Runtime can then drop the ReLU), else 128.
+    activations: "s8": INT8 codes -128…127 around zero_point 0. "u8": UINT8, zero_point 0 for a tensor that is never
+        negative (its negative half would be wasted, and ONNX Runtime can then drop the ReLU), else 128; on the scale of
+        "s8", but where training clipped one that is never negative (qdq.code_grid).
         "s8_shifted": the codes of "u8" less 128, as INT8. "e4m3": FP8, which graph/fp8.py alone asks for.
     adds: which inputs of a residual Add carry Q/DQ: "both", or "residual": all but the branch whose last layer the
         runtime fuses with the Add.

@@ -42,7 +42,7 @@ def overlay(ranges: Ranges, learned: Mapping[str, Mapping[str, Any]], onnx_path:
 
     learned: weight parameter name -> {"input_amax": float, "weight_amax": [per output channel]}, or for INT4 weights
     {"block_amax": [[per block] per output channel]}; the parameter is the initializer of that name, and its layer's
-    input is the tensor. Layers that share an input keep the largest amax.
+    input is the tensor, whose range is marked as one that clips. Layers that share an input keep the largest amax.
     Raises OnnxError when a learned layer is not in the network, or its channels do not match.
     """
     by_weight = {layer.weight.name or "": layer for layer in layers(read_onnx(onnx_path).graph)}
@@ -65,7 +65,7 @@ def overlay(ranges: Ranges, learned: Mapping[str, Mapping[str, Any]], onnx_path:
     activations = dict(ranges.activations)
     for tensor, input_amax in inputs.items():
         seen = activations.get(tensor, ActivationRange(-input_amax, input_amax, input_amax))
-        activations[tensor] = ActivationRange(seen.min, seen.max, input_amax)
+        activations[tensor] = ActivationRange(seen.min, seen.max, input_amax, clips=True)
     method = f"learned for {len(learned)} layers" + f", {ranges.method} elsewhere" * bool(ranges.method)
     return Ranges(activations, weights, method, blocks)
 

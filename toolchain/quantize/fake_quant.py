@@ -2,6 +2,10 @@
 
 A layer is wrapped, not changed: its weight stays the float parameter that is trained, and each forward pass runs it
 with the weight on the grid. There is no mode in which the rounding is off.
+
+Weights get the codes that the engine stores, where its scales are FP32 too; TensorRT's of INT4 (and of INT8 on SM75)
+are rounded to FP16 afterwards. Inputs are rounded as TensorRT does; engines for CPUs clip them at the same amax, but
+round one that is never negative to 255 steps up to there, twice as finely (graph/qdq.code_grid).
 """
 
 from __future__ import annotations
@@ -44,7 +48,8 @@ class Plan:
 
 
 def weight_grid(weight: Tensor, precision: Literal["int8", "int4"], block: int) -> Grid:
-    """The grid on which the engine of this precision stores a weight (O, I, …), as qdq.py and int4.py do."""
+    """The grid on which the engine of this precision stores a weight (O, I, …), as qdq.py and int4.py do, with FP32
+    scales."""
     inputs = weight[0].numel()
     if precision == "int8" or inputs < FEWEST_INPUTS:
         return Grid(-127, 127, inputs)
@@ -107,7 +112,7 @@ def fake_quantize(model: nn.Module, plans: Mapping[str, Plan], learn: Ste | Lsq)
 
 
 def follow(model: nn.Module, following: bool) -> None:
-    """Let the ranges of inputs follow the training from now on, or fix them."""
+    """Let the ranges of inputs follow the next batch, or stay. Said before each step: a batch moves a range once."""
     for module in model.modules():
         if isinstance(module, SteInput):
             module.following = following

@@ -40,11 +40,11 @@ def qat(
 ) -> tuple[nn.Module, LearnedRanges, list[dict[str, Any]]]:
     """Fine-tune `model` (BatchNorm folded, float32) with the fake quantization of one precision's engine.
 
-    INT8 rounds weights and inputs, INT4 weights alone, on the grids of that engine; `first_last: float` and
-    `keep_float` of its section leave layers alone. input_amax: calibrated amax of each layer's input, by the name of
-    the layer's weight ("features.0.weight"). reads: the tensor that each layer reads, by the same names; layers of one
-    tensor share its range. loss: in place of the section's. Weights that are zero, as pruning leaves them, stay zero.
-    Checkpoints and resumes as `fit` does.
+    INT8 rounds weights and inputs, INT4 weights alone (fake_quant.py says how near that is to each engine's grids);
+    `first_last: float` and `keep_float` of its section leave layers alone. input_amax: calibrated amax of each layer's
+    input, by the name of the layer's weight ("features.0.weight"). reads: the tensor that each layer reads, by the same
+    names; layers of one tensor share its range. loss: in place of the section's. Weights that are zero, as pruning
+    leaves them, stay zero. Checkpoints and resumes as `fit` does.
     Returns the same model with the trained float weights, the ranges of each quantized layer, and the history, whose
     `val_top1` is the fake-quantized network's. Raises TrainError when the layers and the ranges do not match, or the
     provider would skip a layer; MissingPackage.

@@ -59,10 +59,10 @@ class SteWeight(nn.Module):
 
 
 class SteInput(nn.Module):
-    """A layer's input with one range, which follows the training while `following` is set.
+    """A tensor that layers read, with one range, which follows the training: its next batch, if `following` is set.
 
-    Then amax is a moving average of each batch's largest magnitude, of all processes' batches. Evaluation changes
-    nothing.
+    amax is a moving average of each batch's largest magnitude, of all processes' batches. The first layer that reads
+    the batch moves it and clears `following`, so all layers see one grid; evaluation changes nothing.
     """
 
     def __init__(self, amax: float, lowest: int, highest: int) -> None:
@@ -79,6 +79,7 @@ class SteInput(nn.Module):
         """`x` of any shape on the grid."""
         if self.training and self.following:
             self._follow(x.detach().abs().amax().float())
+            self.following = False
         return ste(x.float(), self.kept, self.lowest, self.highest)
 
     def _follow(self, seen: Tensor) -> None:
