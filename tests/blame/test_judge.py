@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from toolchain.blame.align import align
 from toolchain.blame.judge import decibels, judge
+from toolchain.blame.propose import culprits
 from toolchain.errors import OnnxError
 from toolchain.graph.convert import convert
 from toolchain.graph.onnx_file import read_onnx, write_onnx
@@ -116,6 +117,43 @@ def test_no_scale_of_a_sound_file_is_called_wrong(files: dict[str, Path], precis
     assert [layer.fault for layer in found.layers] == [None] * 3
     costs = [layer.kl_nats for layer in found.layers]
     assert costs == sorted(costs, reverse=True)
+
+
+def made(files: dict[str, Path], out: Path, given: Ranges) -> Path:
+    convert(files["float"], out, "int8", "cpu_x86", given, probe=IMAGES[:4])
+    return out
+
+
+def with_wide_inputs_and_short_weights(source: Ranges) -> Ranges:
+    """As of a calibration whose images were four times as bright, and of training that learned to clip weights."""
+    activations = {name: ActivationRange(4 * r.min, 4 * r.max, 4 * r.amax) for name, r in source.activations.items()}
+    return Ranges(activations, {"second.weight": [0.08] * 16})
+
+
+def test_scales_that_the_ranges_ask_for_are_never_wrong_however_odd_they_look(files: dict[str, Path], tmp_path: Path) -> None:
+    given = with_wide_inputs_and_short_weights(ranges(files["float"]))
+    odd = made(files, tmp_path / "odd.onnx", given)
+    found, _ = judge(files["float"], odd, batches, len(IMAGES), expected_onnx=made(files, tmp_path / "expected.onnx", given))
+    assert [(layer.fault, layer.proven) for layer in found.layers] == [(None, False)] * 3
+
+
+def test_without_ranges_odd_scales_are_said_not_to_fit_and_are_no_reason_to_keep_a_layer_float(files: dict[str, Path], tmp_path: Path) -> None:
+    odd = made(files, tmp_path / "odd.onnx", with_wide_inputs_and_short_weights(ranges(files["float"])))
+    found, _ = judge(files["float"], odd, batches, len(IMAGES))
+    told = [layer.fault for layer in found.layers if layer.fault]
+    assert told and all("not fit" in words and "wrong" not in words for words in told) and not any(layer.proven for layer in found.layers)
+    assert culprits(found.layers)[0].kl_nats == max(layer.kl_nats for layer in found.layers)
+
+
+@pytest.mark.parametrize(("precision", "initializer", "layer", "what"), [
+    ("int8", "a_scale", "second", "'a'"), ("int8", "first.weight_scale", "first", "its weights"), ("int4", "second.weight_scale", "second", "its weights")])
+def test_a_scale_that_is_not_the_one_asked_for_is_named_with_its_factor(
+    files: dict[str, Path], tmp_path: Path, precision: str, initializer: str, layer: str, what: str
+) -> None:
+    bad = times_four(files[precision], tmp_path / "bad.onnx", initializer)
+    found, _ = judge(files["float"], bad, batches, len(IMAGES), expected_onnx=files[precision])
+    assert (found.layers[0].name, found.layers[0].fault) == (layer, f"the scale of {what} is 4 times what the build's ranges ask for")
+    assert [each.proven for each in found.layers] == [True, False, False] and culprits(found.layers) == found.layers[:1]
 
 
 def test_a_file_of_another_network_is_refused(files: dict[str, Path], tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import pytest
 from refusal import refused
 
 from toolchain.cli import main
+from toolchain.errors import DigestMismatch
+from toolchain.steps.blaming_run import expected_file, find_run
 
 
 def test_blame_ranks_the_layers_of_a_build_and_keeps_the_alignment(tiny_build: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,6 +27,12 @@ def test_a_float_engine_an_altered_file_and_a_wrong_folder_are_refused(toolchain
     refused(toolchain("blame", tmp_path / "none"), 2, "no such folder")
     copy = tmp_path / "copy"
     shutil.copytree(tiny_build, copy, ignore=shutil.ignore_patterns("stages"))
+    ranges = copy / "ranges" / "int8.json"
+    ranges.write_bytes(ranges.read_bytes().replace(b"max on", b"mse on"))
+    with pytest.raises(DigestMismatch, match=r"int8\.json: SHA-256 .* the file was altered"):
+        find_run(copy)
+    ranges.unlink()
+    assert expected_file(find_run(copy), tmp_path / "expected.onnx") is None  # a build of an older version shows none
     engine = copy / "engines" / "int8.onnxruntime.cpu_x86" / "engine.onnx"
     engine.write_bytes(engine.read_bytes() + b"x")
     refused(toolchain("blame", copy), 8, "was altered")

@@ -30,7 +30,7 @@ from toolchain.blame.fit import SAMPLE, Noise, relative_error, weight_times
 from toolchain.blame.networks import Logits, Runner, isolated, open_file
 from toolchain.errors import EngineError
 from toolchain.graph.onnx_file import read_onnx
-from toolchain.measure.fidelity import kl_nats
+from toolchain.measure.fidelity import mean_kl
 
 ODD_WEIGHTS = 1.5  # times too large, or too small, for the codes
 ODD_ROOM, ODD_NOISE = 1.6, 3.0  # of an activation: codes reach so far beyond its values, at so much more noise
@@ -83,11 +83,6 @@ def _digest(one: Aligned) -> str:
     for tensor, grid in sorted(one.grids.items()):
         digest.update(repr((tensor, grid.scale, grid.zero_point.tolist(), int(grid.kind))).encode())
     return digest.hexdigest()
-
-
-def mean_kl(base: Logits, logits: Logits) -> float:
-    """Mean over the images of fidelity's KL(base || logits), in nats."""
-    return float(kl_nats(base, logits).mean())
 
 
 def agreement(base: Logits, logits: Logits) -> float:

@@ -61,10 +61,10 @@ def _verified(run: Run, proposal: Proposal, aligned: Sequence[Aligned], dataset:
     """Accuracy and divergence on val before and after: the edit made on the file itself, without training again."""
     from toolchain.blame.align import computes_in_half
     from toolchain.blame.file import Verified
-    from toolchain.blame.judge import mean_kl
     from toolchain.blame.networks import Runner, isolated, open_file
     from toolchain.graph.onnx_file import read_onnx
     from toolchain.measure.accuracy import percent
+    from toolchain.measure.fidelity import mean_kl
 
     with TemporaryDirectory(prefix="toolchain-blame-") as scratch:
         before = open_file(run.quantized, half=computes_in_half(run.quantized))
