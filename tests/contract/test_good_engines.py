@@ -17,8 +17,8 @@ def test_onnxruntime_keeps_what_was_asked_of_every_layer(converted, held, name, 
     assert found["share"][precision] == 1 or precision == "int4"
 
 
-@pytest.mark.parametrize(("name", "precision"), [*((name, "int8") for name in NETWORKS), *(("vgg", precision) for precision in
-                                                                                           ("fp32", "bf16", "int8_weight_only", "int4"))])
+@pytest.mark.parametrize(("name", "precision"), [*((name, "int8") for name in ("vgg", "resnet18", "mobilenet_v2")),
+                                                   *(("vgg", precision) for precision in ("bf16", "int8_weight_only", "int4"))])
 def test_openvino_keeps_what_was_asked_of_every_layer(converted, held, name, precision):
     openvino = pytest.importorskip("toolchain.engines.openvino")
     if openvino.missing() or precision == "bf16" and "BF16" not in openvino.cpu_capabilities():
@@ -35,7 +35,7 @@ def test_a_strongly_typed_tensorrt_network_binds_its_float_layers(converted, wal
     assert (found["kept_share"], found["reasons"]) == (1, {})
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["vgg", "resnet18"])
 def test_integer_layers_of_an_engine_that_cannot_be_opened_are_undecidable_and_not_fine(converted, walked, name):
     found = walked(converted(name, "int8", "tensorrt"), "int8")
     assert (found["kept_share"], found["undecidable_share"], found["share"]) == (0, 1, {})

@@ -16,7 +16,7 @@ from toolchain.engines.record import EngineRecord
 
 RECORD = EngineRecord("int8.onnxruntime.cpu_x86", "int8", "int8", "onnxruntime", "1", "cpu_x86", "", "engine.onnx", "", 1, 1,
                       "cpu", None, [])
-LAYER = FileLayer(("conv",), "Conv", ("conv",), "w", "int8", "fp32", 9, 4, 0, 0, 0, Codes("uint8", 0), Codes("uint8", 0), None)
+LAYER = FileLayer(("conv",), "Conv", ("conv",), ("conv",), "w", "int8", "fp32", 9, 4, 0, 0, 0, Codes("uint8", 0), Codes("uint8", 0), None)
 
 
 def verdict(asked, layer=LAYER, arithmetic="int8", record=RECORD):
@@ -41,8 +41,10 @@ def test_shares_are_of_multiply_adds():
 
 
 def test_without_known_multiply_adds_layers_count_alike():
-    found = summed(RECORD, [one("a", "int8", None), one("b", "fp32", None, "broken", "x")], None)
-    assert found["kept_share"] == 0.5
+    layers = [one("a", "int8", None), one("b", "fp32", None, "broken", "x")]
+    assert summed(RECORD, layers, None)["kept_share"] == 0.5
+    add = replace(one("add", None, 40, "broken", "x"), op="Add")  # its size alone being known changes nothing of that
+    assert summed(RECORD, [*layers, one("c", "int8", None), add], None)["kept_share"] == 0.5
 
 
 def test_a_form_of_storage_is_kept_when_the_weights_lie_so_and_the_arithmetic_is_what_the_runtime_said():
@@ -65,9 +67,11 @@ def test_what_the_runtime_does_not_tell_is_undecidable_unless_the_file_is_wrong_
 
 
 def test_tensorrt_adds_the_trunk_in_float_and_other_runtimes_nothing():
-    add = Join("add", ("add",), 2, ("trunk",))
+    add = Join("add", ("add",), 2, ("trunk",), 40)
     assert judge_join(add, None, "tensorrt") is None
-    assert judge_join(add, None, "onnxruntime").verdict == "broken"
+    broken = judge_join(add, None, "onnxruntime")
+    assert (broken.verdict, broken.macs) == ("broken", 40)  # it weighs its additions
+    assert summed(RECORD, [one("a", "int8", 160), broken], None)["kept_share"] == 0.8
 
 
 @pytest.mark.parametrize(("name", "node"), [
@@ -83,10 +87,23 @@ def test_a_kernel_goes_to_the_layer_whose_name_is_nearest():
     assert {name: kernel["op"] for name, kernel in found.items()} == {"a": "Y", "b": "X"}
 
 
-def test_distances_of_logits_and_their_verdicts():
+def test_distances_of_logits():
     assert distance(np.array([3.0, 4.0]), np.array([0.0, 5.0])) == pytest.approx(10**0.5 / 5)  # |(3, -1)| / 5
     assert distance(np.array([np.nan]), np.ones(1)) is None
-    assert judged(None, 0.1, 0.1, "fp16")[0] == "broken"
-    assert judged(0.15, 0.2, 0.05, "int8")[0] == "broken"  # above 0.1 and above twice the rounding
-    assert judged(0.15, 0.2, 0.08, "int8")[0] == "kept"
-    assert judged(0.05, 1.5, 1.5, "int8")[0] == "broken" and judged(0.01, 1.5, 1.5, "int4")[0] == "kept"
+
+
+@pytest.mark.parametrize(("numbers", "precision", "compute", "verdict"), [
+    ((None, 0.1, 0.1), "fp16", "fp16", "broken"),
+    ((0.1, 0.1, None), "fp16", "fp16", "undecidable"),  # nothing to compare with
+    ((0.15, 0.2, 0.05), "int8", "int8", "broken"),  # above 0.1 and above twice the rounding
+    ((0.15, 0.2, 0.08), "int8", "int8", "kept"),
+    ((0.05, 1.5, 1.5), "int8", "int8", "broken"), ((0.005, 1.5, 1.5), "int4", "fp32", "kept"),
+    ((1.0, 1.0, 0.5), "int8", "int8", "broken"),  # all its logits are 0, whatever the file's rounding
+    ((0.05, 1.0, 0.2), "int8", "int8", "broken"),
+    ((2, 3, 1), "mixed", "mixed", "broken"),
+    ((0.5, 0.6, 0.4), "int8", "int8", "undecidable"),  # so coarse a file may move so far by itself
+    ((0.05, 0.4, 0.4), "int8", "int8", "kept"),
+    ((0.012, 0.2, 0.2), "int4", "fp32", "broken"),  # inputs rounded to INT8 are no FP32 arithmetic
+    ((0.012, 0.2, 0.2), "int4", "fp16", "kept")])
+def test_distances_are_judged_by_what_rounding_explains(numbers, precision, compute, verdict):
+    assert judged(*numbers, precision, compute)[0] == verdict

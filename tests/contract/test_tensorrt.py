@@ -5,6 +5,12 @@ import json
 import onnx
 import pytest
 
+from toolchain.contract.engine_file import FileLayer
+from toolchain.contract.tensorrt import read
+from toolchain.contract.trace import Codes
+from toolchain.engines.record import EngineRecord
+from toolchain.engines.trt_build import INSPECTED
+
 ROWS = "Thirty-two wide channel vectorized row major {} format"
 OLD = {"Int8": {"Format/Datatype": ROWS.format("Int8")}, "FP32": {"Format/Datatype": "Row major linear FP32"}}
 NEW = {"Int8": {"Format": "Thirty-two wide channel vectorized row major", "Datatype": "Int8"},
@@ -49,6 +55,25 @@ def test_a_layer_hidden_in_a_fused_one_stays_undecidable(converted, walked):
     layers = [layer(name, OLD["Int8"], "Int8") for name in nodes(case)[1:]] + ["Reformatting CopyNode"]
     found = walked(case, "int8", "tensorrt", json.dumps({"Layers": layers, "Bindings": []}))
     assert [one["name"] for one in found["layers"] if one["verdict"] == "undecidable"] == [case.asked[0]["name"]]
+
+
+LAYER = FileLayer(("conv",), "Conv", ("conv", "conv_out", "/q", "/add/Add"), ("conv", "conv_out"), "w", "int8", "fp32", 9, 4, 0, 0, 0,
+                  Codes("int8", 0), None, None)
+
+
+@pytest.mark.parametrize(("entry", "arithmetic"), [
+    ({"LayerType": "kgen", "Name": "/add/Add", "Inputs": [OLD["Int8"]]}, None),  # the Add behind a hidden convolution
+    ({"LayerType": "CaskConvolution", "Name": "/add/Add", "Inputs": [OLD["Int8"]]}, "int8"),  # a convolution by the Add's name
+    ({"LayerType": "Reformat", "Name": "/q", "Inputs": [OLD["FP32"]]}, None),
+    ({"LayerType": "Reformat", "Name": "conv_out", "Inputs": [OLD["FP32"]]}, None),
+    ({"LayerType": "kgen", "Name": "conv", "Inputs": [OLD["Int8"]]}, "int8"),
+    ({"LayerType": "kgen", "Name": "conv", "Inputs": [OLD["FP32"]]}, None),  # its Q may be inside
+    ({"LayerType": "CaskConvolution", "Name": "conv", "Inputs": [OLD["FP32"]]}, "fp32"),
+    ({"LayerType": "CaskConvolution", "Name": "conv", "Weights": {"Type": "Int8"}}, None)])  # weights alone, perhaps
+def test_an_entry_counts_by_the_layers_own_name_or_as_a_product(tmp_path, entry, arithmetic):
+    (tmp_path / INSPECTED).write_text(json.dumps({"Layers": [entry]}))
+    record = EngineRecord("e", "int8", "int8", "tensorrt", "1", "sm86", "", "e", "", 1, 1, "sm86", None, [])
+    assert read(record, {"conv": LAYER}, {}, tmp_path)["conv"].arithmetic == arithmetic
 
 
 def test_a_damaged_inspector_file_decides_nothing(converted, walked):

@@ -162,6 +162,15 @@ def test_a_broken_contract_says_why():
     assert broken(results) == ["int8.onnxruntime.cpu_x86: realised: found 50 %, asked at least 90 %: conv1: runs in float"]
 
 
+def test_a_floor_of_all_fails_with_a_broken_add_that_weighs_nothing_and_coarse_numbers_hold_no_floor():
+    found = contract(1.0)
+    found["contract"]["layers"] = [{"name": "add", "op": "Add", "asked": "int8", "verdict": "broken", "why": "in float"}]
+    (result,) = check_limits(Limits.model_validate({"int8": {"realised": 100}}), [engine("int8.onnxruntime.cpu_x86", **found)])
+    assert (result.held, result.reason) == (False, "add: in float")
+    (result,) = check_limits(Limits(), [engine("int8.onnxruntime.cpu_x86", **contract(1.0, numbers="undecidable"))])
+    assert (result.held, result.reason) == (None, "wrong")
+
+
 def test_the_default_of_realised_gives_way_to_a_flat_limit_and_to_null():
     slow = engine("int8.onnxruntime.cpu_x86", **contract(0.5, why="x"))
     assert verdicts({"realised": 40}, slow) == {(slow["name"], "realised"): True}

@@ -17,14 +17,13 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from toolchain.errors import OnnxError
-from toolchain.graph.compare import open_session
 from toolchain.graph.edit import constant
-from toolchain.graph.layers import LAYER_OPS, Layer, layers
+from toolchain.graph.layers import LAYER_OPS, Layer, channel_axis, layers
 from toolchain.graph.onnx_file import read_onnx
+from toolchain.graph.stored import constants, decoded
 from toolchain.graph.widen import HALF, widen
 
 FUSED = ("Relu", "Clip", "Add")  # what runtimes compute inside the layer's kernel
-ON_THE_WAY = ("Cast", "Reshape", "Transpose", "Mul", "DequantizeLinear", "Identity")  # between codes and weight
 CODES = {ir.DataType.INT4: "int4", ir.DataType.INT8: "int8", ir.DataType.FLOAT8E4M3FN: "fp8"}
 
 
@@ -143,7 +142,7 @@ def _take_weights(quantized: ir.Model, path: Path, found: Mapping[str, Aligned])
     for node in quantized.graph:
         if node.op_type not in LAYER_OPS or node.inputs[1] is None:
             continue
-        stored = _stored(node.inputs[1])
+        stored = constants(node.inputs[1])[1]
         one = next((found[name] for name in map(_float_name, stored) if name in found), None)
         if one is None:
             continue
@@ -153,11 +152,11 @@ def _take_weights(quantized: ir.Model, path: Path, found: Mapping[str, Aligned])
             weight_only = kinds[0] == "int8" and source_of(node.inputs[0])[1] is None
             one.precision = "int8_weight_only" if weight_only else kinds[0]
             one.scales = next((constant(value) for value in stored if value.dtype in (ir.DataType.FLOAT, *HALF)), None)
-            operands[node.inputs[1].name or ""] = one, _axis(node)
+            operands[node.inputs[1].name or ""] = one, channel_axis(node)
     if missing := [one.name for one in found.values() if not one.quantized_nodes]:
         raise OnnxError(f"{path}: lacks layer {', '.join(missing[:3])} of the float network; expected a file made from "
                         "it; build again")
-    for name, array in _computed(quantized, list(operands)).items():
+    for name, array in decoded(quantized, list(operands)).items():
         one, axis = operands[name]
         array = array.T if array.ndim == 2 and axis != one.axis else array
         if array.shape != one.float_weight.shape:
@@ -166,41 +165,8 @@ def _take_weights(quantized: ir.Model, path: Path, found: Mapping[str, Aligned])
         one.weight = np.ascontiguousarray(array, np.float32)
 
 
-def _axis(node: ir.Node) -> int:
-    transposed = node.attributes.get("transB")
-    return 0 if node.op_type == "Conv" or (transposed is not None and transposed.as_int()) else 1
-
-
-def _stored(value: ir.Value | None) -> list[ir.Value]:
-    """The stored tensors that a weight is computed from; none where it also depends on the images."""
-    if value is None:
-        return []
-    if value.const_value is not None and not value.is_graph_input():
-        return [value]
-    producer = value.producer()
-    if producer is None or producer.op_type not in ON_THE_WAY:
-        return []
-    parts = [_stored(part) for part in producer.inputs if part is not None]
-    return [value for part in parts for value in part] if all(parts) else []
-
-
 def _float_name(stored: ir.Value) -> str:
     return re.sub(r"_codes(_\d+)?$", "", stored.name or "")
-
-
-def _computed(model: ir.Model, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The constants of these names, computed as the file says."""
-    if not names:
-        return {}
-    proto = ir.to_proto(model)
-    known = {value.name for value in proto.graph.output}
-    for name in names:
-        if name not in known:
-            proto.graph.output.add().name = name
-    session = open_session(proto.SerializeToString(), optimize=False)
-    given = session.get_inputs()[0]
-    zero = np.zeros([d if isinstance(d, int) else 1 for d in given.shape], np.float32)
-    return dict(zip(names, session.run(list(names), {given.name: zero}), strict=True))
 
 
 def _take_reads(graph: ir.Graph, quantized: ir.Graph, found: Sequence[Aligned]) -> None:

@@ -47,12 +47,13 @@ def summed(record: EngineRecord, layers: Sequence[Judged], numbers: Mapping[str,
     """contract.json: {"engine", "precision", "layers", "share", "kept_share", "undecidable_share", "reasons",
     "numbers"}.
 
-    Shares are of multiply-adds, 0 to 1; of layers where no layer's are known. share: by realised precision, without
-    what cannot be told. reasons: each reason once, with how many layers it holds for.
+    Shares are of multiply-adds, 0 to 1, with the additions of broken residual Adds; where no layer's are known, each
+    counts alike. share: by realised precision, without what cannot be told. reasons: each reason once, with how many
+    layers it holds for.
     """
     weigh = [layer.macs or 0 for layer in layers]
-    if not sum(weigh):
-        weigh = [int(layer.macs is None) for layer in layers]
+    if not any(layer.macs for layer in layers if layer.op != "Add"):
+        weigh = [1 for _ in layers]
     whole = sum(weigh) or 1
 
     def share(of: Sequence[bool]) -> float:

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import onnx_ir as ir
+import onnx_ir.passes.common as passes
 
 from toolchain.contract.trace import (
     Codes,
     aliases,
     codes_before,
     codes_behind,
-    constants,
     float_reader,
     float_type,
     integer,
     kind,
+    own_names,
     size,
 )
 from toolchain.graph.edit import constant
-from toolchain.graph.layers import LAYER_OPS, layer_name
+from toolchain.graph.layers import LAYER_OPS, channel_axis, layer_name
 from toolchain.graph.onnx_file import read_onnx
+from toolchain.graph.stored import constants
 
 WEIGHT_SUFFIXES = ("_codes", ".weight", ".weight_folded")
 
@@ -32,15 +35,17 @@ class FileLayer:
     """One Conv, Gemm or MatMul with stored weights.
 
     names: what the layer may be called, by its weight and its node. aliases: what its kernel may be called, nearest
-    first. weight: the tensor it reads. stored: type of its weights on disk. arithmetic: float type of the graph around
-    it. weights: how many; dims: of the tensor on disk. channel_axis: of the output channels in the weight; scale_axis:
-    of its scales, None for a single scale or without a DequantizeLinear; block: weights to a scale, 0 without. taken,
-    given: codes before and behind it, None where it is float. reader: the first node that reads its result in float.
+    first; own: those that are no other layer's, its node's and its output's. weight: the tensor it reads. stored: type
+    of its weights on disk. arithmetic: float type of the graph around it. weights: how many; dims: of the tensor on
+    disk. channel_axis: of the output channels in the weight; scale_axis: of its scales, None for a single scale or
+    without a DequantizeLinear; block: weights to a scale, 0 without. taken, given: codes before and behind it, None
+    where it is float. reader: the first node that reads its result in float.
     """
 
     names: tuple[str, ...]
     op: str
     aliases: tuple[str, ...]
+    own: tuple[str, ...]
     weight: str
     stored: str
     arithmetic: str
@@ -56,12 +61,14 @@ class FileLayer:
 
 @dataclass(frozen=True)
 class Join:
-    """A residual Add whose sum becomes codes. live: its inputs; bare: those of them that come in float."""
+    """A residual Add whose sum becomes codes. live: its inputs; bare: those of them that come in float. additions: per
+    image; None: its shape is unknown."""
 
     name: str
     aliases: tuple[str, ...]
     live: int
     bare: tuple[str, ...]
+    additions: int | None
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,10 @@ class EngineFile:
 
 def read_file(path: Path) -> EngineFile:
     """What `path` holds. Raises OnnxError when it cannot be read."""
-    graph = read_onnx(path).graph
+    model = read_onnx(path)
+    if any(node.op_type == "Add" for node in model.graph):
+        passes.ShapeInferencePass()(model)
+    graph = model.graph
     stored = [(node, *constants(node.inputs[1])) for node in graph if node.op_type in LAYER_OPS]
     return EngineFile(
         tuple(_layer(node, makers, tensors) for node, makers, tensors in stored if tensors and _is_layer(node)),
@@ -105,10 +115,10 @@ def _layer(node: ir.Node, makers: Sequence[ir.Node], tensors: Sequence[ir.Value]
     scales = decode.inputs[1] if decode is not None else None
     return FileLayer(
         names=tuple(dict.fromkeys([layer_name(node), *_by_weight(stored.name or ""), node.name or ""])),
-        op=node.op_type, aliases=tuple(dict.fromkeys(name for name in aliases(node) if name)),
+        op=node.op_type, aliases=tuple(dict.fromkeys(aliases(node))), own=own_names(node),
         weight=node.inputs[1].name or "", stored=kind(stored),  # type: ignore[union-attr]
         arithmetic=float_type(node.inputs[1]), weights=size(stored), dims=len(stored.shape or ()),
-        channel_axis=0 if node.op_type == "Conv" or integer(node, "transB", 0) else 1,
+        channel_axis=channel_axis(node),
         scale_axis=integer(decode, "axis", 1) if scales is not None and size(scales) > 1 else None,
         block=integer(decode, "block_size", 0), taken=codes_before(node.inputs[0]), given=codes_behind(node.outputs[0]),
         reader=float_reader(node.outputs[0]))
@@ -129,5 +139,10 @@ def _is_join(node: ir.Node) -> bool:
 
 def _join(node: ir.Node) -> Join:
     bare = tuple(value.name or "" for value in node.inputs if value is not None and codes_before(value) is None)
-    names = tuple(name for name in (node.name, node.outputs[0].name) if name)
-    return Join(node.name or "", names, len(node.inputs), bare)
+    return Join(node.name or "", own_names(node), len(node.inputs), bare, _elements(node.outputs[0]))
+
+
+def _elements(value: ir.Value) -> int | None:
+    """Elements for one image."""
+    sizes = [size for size in (value.shape or [])[1:] if isinstance(size, int)]
+    return prod(sizes) if value.shape is not None and len(sizes) == len(value.shape) - 1 else None

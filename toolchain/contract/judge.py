@@ -17,7 +17,10 @@ STORED = {"int8_weight_only": "int8"}  # a precision's weights on disk, where th
 
 @dataclass(frozen=True)
 class Judged:
-    """A layer of contract.json. realised: what it runs in, in the words of `asked`; None: it cannot be told."""
+    """A layer of contract.json. realised: what it runs in, in the words of `asked`; None: it cannot be told.
+
+    macs: multiply-adds per image; of an Add, its additions. None: unknown.
+    """
 
     name: str
     op: str
@@ -114,8 +117,8 @@ def judge_join(join: Join, ran: Ran | None, runtime: str) -> Judged | None:
     may_be_bare = 1 if runtime.startswith("tensorrt") else 0
     if len(join.bare) > may_be_bare:
         tensors = " and ".join(f"'{name}'" for name in join.bare)
-        return Judged(join.name, "Add", "int8", ran.arithmetic if ran else None, 0, "broken",
+        return Judged(join.name, "Add", "int8", ran.arithmetic if ran else None, join.additions, "broken",
                       f"the residual Add reads {tensors} in float: no QuantizeLinear and DequantizeLinear there")
     if ran is not None and ran.arithmetic != "int8":
-        return Judged(join.name, "Add", "int8", ran.arithmetic, 0, "broken", f"{ran.why}, not in int8")
+        return Judged(join.name, "Add", "int8", ran.arithmetic, join.additions, "broken", f"{ran.why}, not in int8")
     return None

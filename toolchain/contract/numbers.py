@@ -18,11 +18,11 @@ from toolchain.graph.compare import run
 
 # What a runtime's own arithmetic adds to the numbers of an engine's file. int8, fp8: a sum on a rounding edge falls to
 # either side, and the network carries that on as it carries the rounding itself; so twice that is allowed too, where it
-# is more. int4: ONNX Runtime's MatMulNBits rounds its activations.
-LARGEST_TO_FILE = {"fp32": 0.01, "fp16": 0.05, "bf16": 0.1, "fp8": 0.3, "int8": 0.1, "int8_weight_only": 0.05,
-                   "int4": 0.05, "mixed": 0.1}
+# is more, up to TELLING. Weight-only integers are multiplied in the engine's float type, whose limit is theirs too.
+LARGEST_TO_FILE = {"fp32": 0.01, "fp16": 0.05, "bf16": 0.1, "fp8": 0.3, "int8": 0.1, "mixed": 0.1}
 ROUNDED = ("int8", "fp8", "mixed")
-LARGEST_TO_SOURCE = 1.0  # as far away as a network that answers nothing: all its logits are 0
+TELLING = 0.3  # a file's own rounding; beyond it, sums on rounding edges can hide a fault of the runtime's
+NOTHING = 1.0  # as far away as a network that answers nothing: all its logits are 0
 COARSE = ("int4", "mixed")  # four bits may do that to a network, an untrained one say, with nothing broken
 
 
@@ -36,7 +36,8 @@ def compared(engine: Path, path: Path, source: Path, probe: np.ndarray, threads:
         found = opened.infer(probe)
     written, float_logits = run(path, probe, optimize=False), run(source, probe)
     to_file, to_source = distance(found, written), distance(found, float_logits)
-    verdict, why = judged(to_file, to_source, distance(written, float_logits), read_record(engine).precision)
+    record = read_record(engine)
+    verdict, why = judged(to_file, to_source, distance(written, float_logits), record.precision, record.compute)
     return {"to_file": to_file, "to_source": to_source, "verdict": verdict, "why": why}
 
 
@@ -48,16 +49,27 @@ def distance(one: np.ndarray, other: np.ndarray) -> float | None:
     return float(np.linalg.norm(one - other)) / norm if norm else float(np.linalg.norm(one))
 
 
-def judged(to_file: float | None, to_source: float | None, rounding: float | None, precision: str
+def judged(to_file: float | None, to_source: float | None, rounding: float | None, precision: str, compute: str
            ) -> tuple[Verdict, str]:
-    """The verdict on an engine of `precision`, and why. rounding: distance of its file from the float network."""
+    """The verdict on an engine of `precision` that computes in `compute`, and why.
+
+    rounding: distance of its file from the float network; None: the file's logits are not finite.
+    """
     if to_file is None or to_source is None:
         return "broken", "its logits are NaN or infinite"
-    limit = max(LARGEST_TO_FILE[precision], 2 * (rounding or 0.0) if precision in ROUNDED else 0.0)
-    if to_file > limit:
-        return "broken", (f"its logits are {to_file:.2g} away from those of its own ONNX file run node by node, where "
-                          f"rounding explains {limit:.2g}: the runtime computes something else")
-    if to_source > LARGEST_TO_SOURCE and precision not in COARSE:
+    if rounding is None:
+        return "undecidable", "the logits of its own ONNX file, run node by node, are NaN or infinite"
+    limit = LARGEST_TO_FILE.get(precision) or LARGEST_TO_FILE[compute]
+    coarse = precision in ROUNDED and rounding > TELLING
+    if precision in ROUNDED and not coarse:
+        limit = max(limit, 2 * rounding)
+    away = f"its logits are {to_file:.2g} away from those of its own ONNX file run node by node"
+    if to_file >= limit:
+        if coarse and to_file < NOTHING:
+            return "undecidable", (f"{away}, and those {rounding:.2g} from the float network's: rounding so coarse may "
+                                   "explain it or hide a fault")
+        return "broken", f"{away}, where rounding explains {limit:.2g}: the runtime computes something else"
+    if to_source >= NOTHING and precision not in COARSE:
         return "broken", (f"its logits are {to_source:.2g} away from those of the float network, as far as those of no "
                           "network at all")
     return "kept", ""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]\x1e]+)\]")
 TOLD = (("int8", re.compile(r"int8", re.I)), ("fp8", re.compile(r"fp8|float8", re.I)),
         ("bf16", re.compile(r"bf16|bfloat16", re.I)), ("fp16", re.compile(r"fp16|half|float16", re.I)),
         ("int4", re.compile(r"int4", re.I)), ("fp32", re.compile(r"fp32|float", re.I)))
+PRODUCT = re.compile(r"conv|gemm|matrix_?multiply|fully_?connected", re.I)  # LayerType of what multiplies and adds
+MOVES = re.compile(r"reformat|noop|constant|shape", re.I)  # only moves tensors, whatever name it bears
 HIDDEN = ("the file asks for it, but whether the builder took its QuantizeLinear and DequantizeLinear into an integer "
           "kernel is hidden: the engine can be opened on a GPU alone")
 
@@ -34,10 +36,26 @@ def read(record: EngineRecord, layers: Mapping[str, FileLayer], joins: Mapping[s
          ) -> dict[str, Ran]:
     """What each of `layers` is built as. joins: left out, they run inside other kernels. folder: of the engine."""
     text = folder / INSPECTED
-    opened = assigned(inspected_layers(text.read_text(encoding="utf-8")) if text.is_file() else [], layers)
+    listed = inspected_layers(text.read_text(encoding="utf-8")) if text.is_file() else []
+    opened = assigned(_sure(listed, {name for layer in layers.values() for name in layer.own}), layers)
     walked = assigned([([str(layer["name"])], layer) for layer in record.layers if layer["op"] in WALKED], layers)
-    return {name: _inspected(opened[name]) if name in opened else _walked(walked.get(name), layer)
+    return {name: _inspected(opened[name], layer) if name in opened else _walked(walked.get(name), layer)
             for name, layer in layers.items()}
+
+
+def _sure(listed: Sequence[tuple[list[str], dict[str, Any]]], own: Collection[str]
+          ) -> list[tuple[list[str], dict[str, Any]]]:
+    """What the inspector lists, under the names by which it tells of a layer and not of its neighbours.
+
+    own: names of layers and of their results. Any other name, an Add's say, counts only for a convolution or product.
+    """
+    found = []
+    for names, layer in listed:
+        kind = str(layer.get("LayerType", ""))
+        mine = [name for name in names if name in own]
+        if not MOVES.search(kind):
+            found.append((mine or (names if PRODUCT.search(kind) else []), layer))
+    return found
 
 
 def inspected_layers(text: str) -> list[tuple[list[str], dict[str, Any]]]:
@@ -63,16 +81,18 @@ def _walked(kernel: Mapping[str, Any] | None, layer: FileLayer) -> Ran:
     return Ran(TYPES.get(str(kernel["dtype"]), str(kernel["dtype"])), f"TensorRT types it {kernel['dtype']}")
 
 
-def _inspected(layer: Mapping[str, Any]) -> Ran:
+def _inspected(layer: Mapping[str, Any], asked: FileLayer) -> Ran:
+    """By the type of its first input. A fused kernel that is no plain product may hold the QuantizeLinear itself, and
+    integer weights alone may be decoded in the kernel: neither tells."""
     kernel = f"TensorRT runs it as {layer.get('TacticName') or layer.get('LayerType') or 'a kernel without a name'}"
     inputs = [kind for kind in map(_type, layer.get("Inputs", ())) if kind]
     weights = layer.get("Weights")
     stored = _kind(str(weights.get("Type", ""))) if isinstance(weights, dict) else None
     if inputs and inputs[0] in ("int8", "fp8") and stored in (None, inputs[0]):
         return Ran(inputs[0], kernel)
-    if stored in ("int8", "fp8") and not inputs:
-        return Ran(stored, kernel)
-    if inputs and inputs[0] not in ("int8", "fp8", "int4"):
+    coded = asked.taken is not None and asked.stored in ("int8", "fp8")
+    plain = PRODUCT.search(str(layer.get("LayerType", ""))) is not None
+    if inputs and inputs[0] not in ("int8", "fp8", "int4") and (plain or not coded):
         return Ran(inputs[0], kernel)
     return Ran(None, f"{kernel}, and what it computes in is not told")
 

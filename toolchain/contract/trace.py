@@ -1,4 +1,4 @@
-"""Walking an engine's ONNX graph: back from a weight to what is stored, on from a layer to who reads its result."""
+"""Walking an engine's ONNX graph: the types of what is stored, the codes around a layer, and who reads its result."""
 
 from __future__ import annotations
 
@@ -25,26 +25,6 @@ class Codes(NamedTuple):
 
     kind: str
     zero_point: float
-
-
-def constants(value: ir.Value | None) -> tuple[list[ir.Node], list[ir.Value]]:
-    """(nodes, stored tensors) that make a weight, the nodes nearest to it first; no tensors when it is not constant."""
-    nodes: list[ir.Node] = []
-    stored: list[ir.Value] = []
-    waiting = [value]
-    while waiting:
-        here = waiting.pop(0)
-        if here is None:
-            continue
-        producer = here.producer()
-        if producer is not None:
-            nodes.append(producer)
-            waiting += producer.inputs
-        elif constant(here) is not None:
-            stored.append(here)
-        else:
-            return nodes, []
-    return nodes, stored
 
 
 def kind(value: ir.Value | None) -> str:
@@ -82,7 +62,10 @@ def codes_before(value: ir.Value | None) -> Codes | None:
 
 
 def codes_behind(value: ir.Value) -> Codes | None:
-    """The codes that `value` becomes, directly or behind an activation; None when a node reads it in float first."""
+    """The codes that `value` becomes, directly or behind an activation, whoever else reads it in float.
+
+    None without a QuantizeLinear there; `float_reader` tells of the others.
+    """
     for reader in readers(value):
         if reader.op_type == "QuantizeLinear":
             return _codes(reader)
@@ -115,13 +98,16 @@ def float_reader(value: ir.Value) -> str | None:
     return None
 
 
+def own_names(node: ir.Node) -> tuple[str, ...]:
+    """The node's name and its output's, as far as they have one."""
+    return tuple(name for name in (node.name, node.outputs[0].name) if name)
+
+
 def aliases(node: ir.Node) -> Iterator[str]:
     """Names that a runtime may give the kernel of `node`, nearest first: its own, its output's, and those behind it."""
-    yield node.name or ""
-    yield node.outputs[0].name or ""
+    yield from own_names(node)
     near = [node]
     for _ in range(FURTHEST):
         near = [reader for here in near for reader in readers(here.outputs[0]) if reader.op_type in FOLLOWING]
         for reader in near:
-            yield reader.name or ""
-            yield reader.outputs[0].name or ""
+            yield from own_names(reader)

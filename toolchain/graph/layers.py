@@ -77,6 +77,12 @@ def layer_name(node: ir.Node) -> str:
     return node.name or weight or node.outputs[0].name or node.op_type
 
 
+def channel_axis(node: ir.Node) -> int:
+    """The axis of the output channels in the weight of a Conv, Gemm or MatMul."""
+    transposed = node.attributes.get("transB")
+    return 0 if node.op_type == "Conv" or (transposed is not None and transposed.as_int()) else 1
+
+
 def quantizable_tensors(graph: ir.Graph) -> list[str]:
     """Names of all activations that some target may quantize: inputs of layers, pools, residual Adds and Concats.
 
@@ -113,9 +119,7 @@ def _is_plain(node: ir.Node) -> bool:
 def _layer(node: ir.Node) -> Layer:
     weight = node.inputs[1]
     assert weight is not None
-    transposed = node.attributes.get("transB")
-    axis = 0 if node.op_type == "Conv" or (transposed is not None and transposed.as_int()) else 1
-    return Layer(node, layer_name(node), node.op_type, weight, axis, _macs(node, weight))
+    return Layer(node, layer_name(node), node.op_type, weight, channel_axis(node), _macs(node, weight))
 
 
 def _macs(node: ir.Node, weight: ir.Value) -> int | None:

@@ -17,6 +17,7 @@ from toolchain.report.part import Speedup
 from toolchain.report.schema import EngineResult, LimitResult
 
 SLACK = 1e-9  # 98.0 - 97.5 is not exactly 0.5
+WHOLE = 100 - SLACK
 
 
 class Rule(NamedTuple):
@@ -118,11 +119,13 @@ def _realised(asked: float, found: float, engine: EngineResult, engines: Sequenc
     assert contract is not None
     if contract.numbers and contract.numbers.verdict == "broken":
         return False, contract.numbers.why
-    if found >= asked - SLACK:
-        return True, None
     wrong = found + 100 * contract.undecidable_share < asked - SLACK
-    whys = [f"{layer.name}: {layer.why}" for layer in contract.layers
-            if (layer.verdict == "broken") is wrong and layer.macs != 0]
+    if asked >= WHOLE:  # an Add of unknown size weighs nothing, and all is all
+        wrong = wrong or any(layer.verdict == "broken" for layer in contract.layers)
+    if found >= asked - SLACK and not wrong:
+        numbers = contract.numbers
+        return (None, numbers.why) if numbers and numbers.verdict == "undecidable" else (True, None)
+    whys = [f"{layer.name}: {layer.why}" for layer in contract.layers if (layer.verdict == "broken") is wrong]
     more = f" (and {len(whys) - 1} more layers)" if len(whys) > 1 else ""
     return False if wrong else None, f"{whys[0]}{more}" if whys else None
 
