@@ -6,9 +6,10 @@ import pytest
 from toolchain.errors import OnnxError
 from toolchain.graph.convert import convert
 from toolchain.graph.layers import layers
-from toolchain.graph.mixed import layer_bytes, mixed_bytes
+from toolchain.graph.mixed_bytes import layer_bytes, mixed_bytes
 from toolchain.graph.onnx_file import read_onnx
 from toolchain.graph.rules import RULES
+from toolchain.recipe.quantize import Int4, Int8
 
 
 def names_of(path):
@@ -22,6 +23,19 @@ def test_one_precision_for_all_layers_is_that_engines_file_byte_for_byte(float_o
     convert(source, tmp_path / "a.onnx", precision, rules, ranges("vgg"), probe=images)
     convert(source, tmp_path / "b.onnx", "mixed", rules, ranges("vgg"), probe=images,
             assignment=dict.fromkeys(names_of(source), precision))
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("rules", ["cpu_x86", "tensorrt", "tensorrt_sm75"])
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_with_layers_kept_float_it_is_still_that_engines_file(float_onnx, ranges, probe, tmp_path, rules, precision) -> None:
+    source, images, names = float_onnx("resnet18"), probe(32), names_of(float_onnx("resnet18"))
+    kept = names[0], names[5], names[-1]  # the last feeds on the last residual Add
+    section = {precision: {"int8": Int8, "int4": Int4}[precision](first_last="float", keep_float=(names[5],))}
+    rest = "fp16" if rules == "tensorrt_sm75" or (rules == "tensorrt" and precision == "int4") else "fp32"
+    convert(source, tmp_path / "a.onnx", precision, rules, ranges("resnet18"), probe=images, **section)
+    convert(source, tmp_path / "b.onnx", "mixed", rules, ranges("resnet18"), probe=images, **section,
+            assignment={name: rest if name in kept else precision for name in names})
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 

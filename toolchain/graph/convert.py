@@ -20,7 +20,7 @@ from toolchain.graph.finite import check_weights
 from toolchain.graph.fp8 import quantize_fp8
 from toolchain.graph.int4 import quantize_int4
 from toolchain.graph.int8_weights import quantize_int8_weights
-from toolchain.graph.layers import layers
+from toolchain.graph.layers import chosen_layers, layers
 from toolchain.graph.mixed import quantize_mixed
 from toolchain.graph.onnx_file import read_onnx, write_onnx
 from toolchain.graph.qdq import quantize_int8
@@ -68,7 +68,10 @@ def _int4(model: ir.Model, rules: Rules, given: Given) -> dict[str, str]:
 def _mixed(model: ir.Model, rules: Rules, given: Given) -> dict[str, str]:
     if given.ranges is None or given.assignment is None:
         raise OnnxError("mixed needs ranges and a precision for each layer, found none; calibrate and assign first")
-    return quantize_mixed(model, rules, given.ranges, given.int4.block, given.assignment, given.joins)
+    names = [layer.name for layer in layers(model.graph)]
+    asked = {layer.name for layer in chosen_layers(model.graph, given.int8.first_last, given.int8.keep_float)}
+    return quantize_mixed(model, rules, given.ranges, given.int4.block, given.assignment, given.joins,
+                          spared=[name for name in names if name not in asked])
 
 
 # precision -> changes the model in place and says which layers became what; precisions not here quantize nothing

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import onnx_ir as ir
 
 from toolchain.errors import OnnxError, nearest
 from toolchain.graph.cast import compute_in_half, store_in_half
-from toolchain.graph.clean import clean
 from toolchain.graph.edit import constant
 from toolchain.graph.int4 import quantize_int4
 from toolchain.graph.int8_weights import quantize_int8_weights
 from toolchain.graph.layers import JOIN_OPS, Layer, layers
-from toolchain.graph.onnx_file import read_onnx
 from toolchain.graph.qdq import quantize_int8
 from toolchain.graph.rules import Rules
 from toolchain.ranges import Ranges
@@ -29,12 +26,14 @@ IN_HALF = ("fp16", "int4", "int8_weight_only")  # with one of them a target that
 
 
 def quantize_mixed(
-    model: ir.Model, rules: Rules, ranges: Ranges, block: int, assignment: Mapping[str, str], joins: bool = True
+    model: ir.Model, rules: Rules, ranges: Ranges, block: int, assignment: Mapping[str, str], joins: bool = True,
+    spared: Collection[str] = (),
 ) -> dict[str, str]:
     """Give every layer of a clean float `model` the precision that `assignment` names (fp32, fp16, int8,
     int8_weight_only, int4); everything else takes the target's float.
 
-    block: weights per INT4 scale. joins: residual Adds, pools and Concats whose layers are all INT8 carry Q/DQ too.
+    block: weights per INT4 scale. joins: residual Adds, pools and Concats whose layers are all INT8 carry Q/DQ too, and
+    as in the INT8 engine beside layers that are `spared`: kept float by the section of INT8.
     Returns layer name -> what it became: of fewer than 16 weights per output, int4 becomes int8_weight_only. Raises
     OnnxError for a layer without a precision, a name that no layer has, and what the quantizers refuse.
     """
@@ -49,7 +48,7 @@ def quantize_mixed(
     halves = {value for layer in wanted.get("fp16", []) for value in layer.node.inputs[1:] if value is not None}
     done = dict(assignment)
     if "int8" in names:
-        between = integer_joins(model.graph, found, names["int8"]) if joins else []
+        between = integer_joins(model.graph, found, {*names["int8"], *spared}, names["int8"]) if joins else []
         quantize_int8(model, own, ranges, "int8", only=names["int8"], between=between)
     if "int8_weight_only" in names:
         quantize_int8_weights(model, own, "int8", names["int8_weight_only"])
@@ -79,8 +78,9 @@ def typed(rules: Rules, precisions: Collection[str]) -> Rules:
     return replace(rules, int8_float=kind, int4_float=kind)
 
 
-def integer_joins(graph: ir.Graph, found: Sequence[Layer], int8: Collection[str]) -> list[ir.Node]:
-    """Nodes whose nearest layers, before and after, are all in `int8`: there integers need not become float.
+def integer_joins(graph: ir.Graph, found: Sequence[Layer], within: Collection[str], int8: Collection[str]
+                  ) -> list[ir.Node]:
+    """Nodes whose nearest layers, before and after, are all in `within`: INT8 ones (`int8`), or float all the same.
 
     An input that an INT8 layer reads too has codes whoever made it. The way to a layer leads past everything but
     another join, which is judged for itself.
@@ -88,60 +88,8 @@ def integer_joins(graph: ir.Graph, found: Sequence[Layer], int8: Collection[str]
     names = {layer.node: layer.name for layer in found}
     coded = {layer.input for layer in found if layer.name in int8}
     return [node for node in graph if node not in names
-            and all(name in int8 for name in _nearest(_readers(node), names, _readers))
-            and all(name in int8 for name in _nearest(_makers(node, coded), names, _makers))]
-
-
-def layer_bytes(onnx_path: Path, rules: Rules, ranges: Ranges, block: int, offered: Collection[str]
-                ) -> dict[str, dict[str, int]]:
-    """layer -> precision -> bytes that its weight and bias take in a file where a layer asks for FP16: codes, scales,
-    zero points, and for INT8 the scale and zero point of its input.
-
-    Layers that share a name count together. A tensor that feeds two INT8 layers is counted with both, and those of
-    joins with none, so a whole file may differ from the sum by some bytes.
-    """
-    own, taken = typed(rules, ("fp16",)), dict[str, dict[str, int]]()
-    stored = _stored(read_onnx(onnx_path).graph)
-    for precision in offered:
-        bias_width = 2 if precision == "fp16" or (rules.half == "compute" and precision != "fp32") else 4
-        model = read_onnx(onnx_path)
-        for name, (weights, biases) in stored.items():
-            width = {"fp32": 4, "fp16": 2}.get(precision, 0)
-            before = _bytes(model) - 4 * weights
-            if precision == "int8":
-                quantize_int8(model, own, ranges, "int8", {name})
-            elif precision == "int8_weight_only":
-                quantize_int8_weights(model, own, "int8", {name})
-            elif precision == "int4":
-                quantize_int4(model, own, block, "int4", {name})
-            codes = width * weights if width else _bytes(model) - before
-            taken.setdefault(name, {})[precision] = codes + bias_width * biases
-    return taken
-
-
-def mixed_bytes(onnx_path: Path, rules: Rules, ranges: Ranges, block: int, assignment: Mapping[str, str]) -> int:
-    """Bytes of all weights in the file of this assignment, without writing it. Raises OnnxError as `quantize_mixed`."""
-    model = read_onnx(onnx_path)
-    quantize_mixed(model, rules, ranges, block, assignment)
-    clean(model)
-    return _bytes(model)
-
-
-def _stored(graph: ir.Graph) -> dict[str, tuple[int, int]]:
-    """layer -> values of its weight, and of its bias; each stored tensor is counted once."""
-    found, seen = dict[str, tuple[int, int]](), set[ir.Value]()
-    for layer in layers(graph):
-        weights, biases = found.get(layer.name, (0, 0))
-        for position, value in enumerate(layer.node.inputs[1:]):
-            if value is not None and value not in seen and (array := constant(value)) is not None:
-                weights, biases = (weights + array.size, biases) if position == 0 else (weights, biases + array.size)
-                seen.add(value)
-        found[layer.name] = weights, biases
-    return found
-
-
-def _bytes(model: ir.Model) -> int:
-    return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+            and all(name in within for name in _nearest(_readers(node), names, _readers))
+            and all(name in within for name in _nearest(_makers(node, coded), names, _makers))]
 
 
 def _nearest(first: Sequence[ir.Node], names: Mapping[ir.Node, str], beside: Callable[[ir.Node], list[ir.Node]]

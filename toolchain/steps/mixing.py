@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from toolchain.recipe.precision import Precision
 from toolchain.recipe.prune import Scan
 from toolchain.recipe.schema import Engine, Recipe, TorchModel
 from toolchain.steps.job import ONNX_PACKAGES, Job, plain
+from toolchain.steps.mixing_table import Table, barred
 from toolchain.steps.mixing_trial import Trial
 from toolchain.steps.timing import clock, conditions, refuse_untimed
 from toolchain.workdir import Stage
@@ -82,7 +82,8 @@ def assigned(job: Job, engine: Engine, onnx: Stage, ranges: Stage | None) -> Sta
     """
     cfg, name = job.recipe.quantize.mixed, engine_name(engine)
     assert cfg is not None and ranges is not None
-    rules, block = backend(engine.runtime).rules(engine), job.recipe.quantize.int4.block
+    rules, int8, int4 = backend(engine.runtime).rules(engine), job.recipe.quantize.int8, job.recipe.quantize.int4
+    images = cfg.scan.images if isinstance(cfg, (Adaptive, Budget)) else None  # judge, even of a scan from a file
     scan = _scan(job, cfg, onnx, ranges)
     how = clock(job.recipe, engine) if isinstance(cfg, Budget) and cfg.latency is not None else None
 
@@ -97,23 +98,15 @@ def assigned(job: Job, engine: Engine, onnx: Stage, ranges: Stage | None) -> Sta
 
     timed = [conditions(how), plain(twin(engine))] if how else []
     stage = job.work.stage(
-        f"assignment_{name}", make, section=[plain(cfg, "scan"), rules, block, job.recipe.seed, timed],
+        f"assignment_{name}", make,
+        section=[plain(cfg, "scan"), images, rules, plain(int8), plain(int4), job.recipe.seed, timed],
         inputs=[job.data, onnx, ranges, *([scan] if scan else [])],
-        rooms=["quantize/mixed.py", "graph", "ranges.py", "steps/mixing.py", "steps/mixing_trial.py",
-               "steps/mixing_budget.py", "sensitivity/images.py",
+        rooms=["quantize/mixed.py", "graph", "ranges.py", "steps/mixing.py", "steps/mixing_table.py",
+               "steps/mixing_trial.py", "steps/mixing_budget.py", "sensitivity/images.py", "measure/fidelity.py",
                *(["engines", "measure", "steps/timing.py"] if how else [])],
         packages=[*ONNX_PACKAGES, "onnxruntime-gpu", "onnxruntime", *(backend(engine.runtime).PACKAGES if how else ())])
     job.work.publish(stage.folder / RESULT, f"engines/{name}/{RESULT}")
     return stage
-
-
-@dataclass(frozen=True)
-class Table:
-    """What each layer would lose (nats; None: nothing was scanned) and take (bytes), by precision, and who is fixed."""
-
-    losses: Mapping[str, Mapping[str, float]] | None
-    bytes: Mapping[str, Mapping[str, int]]
-    fixed: Mapping[str, str]
 
 
 def choose(cfg: Mixed, trial: Trial, sensitivity: Mapping[str, Mapping[str, float]] | None, how: Any) -> dict[str, Any]:
@@ -121,34 +114,36 @@ def choose(cfg: Mixed, trial: Trial, sensitivity: Mapping[str, Mapping[str, floa
 
     how: the clock of a latency budget. Raises RecipeError, EngineError, OnnxError.
     """
-    from toolchain.quantize.mixed import first_and_last, terciles
+    from toolchain.quantize.mixed import TERCILES, first_and_last, terciles
     from toolchain.steps.mixing_budget import within_budget
 
     for name in cfg.layers:
         if name not in trial.names:
             raise RecipeError(f"quantize.mixed.layers: {_unknown(name, trial.names)}")
-    losses = {name: {"fp32": 0.0, "fp16": 0.0, **kl} for name, kl in sensitivity.items()} if sensitivity else None
-    table = Table(losses, trial.layer_bytes(), cfg.layers)
+    section, offered = trial.job.recipe.quantize, _offered(cfg)
+    table = Table(sensitivity, trial.layer_bytes(), cfg.layers, barred(list(trial.names), section.int8, section.int4),
+                  trial.small, trial.rest_float(offered))
     checks: list[dict[str, Any]] = []
     budget, joins = None, cfg.joins == "quantized"
     if isinstance(cfg, Budget):
         chosen, joins, budget, checks = within_budget(cfg, trial, table, how)
     elif isinstance(cfg, Uniform):
-        chosen = dict.fromkeys(trial.names, cfg.precision)
+        chosen = {name: table.able(name, [cfg.precision])[0] for name in trial.names}
     elif isinstance(cfg, Simple):
-        chosen = first_and_last(list(trial.names))
+        chosen = {name: table.able(name, [kind])[0] for name, kind in first_and_last(list(trial.names)).items()}
     else:
         assert isinstance(cfg, Adaptive) and sensitivity
-        chosen = terciles({name: kl["int4"] for name, kl in sensitivity.items()})
-    chosen = {**chosen, **cfg.layers}
+        thirds = terciles({name: kl["int4"] for name, kl in sensitivity.items()})
+        chosen = {name: table.able(name, TERCILES[TERCILES.index(kind)::-1])[0] for name, kind in thirds.items()}
     accepted = next((check for check in checks if check["accepted"]), None)
-    last = accepted or trial.check(chosen, joins, judge=losses is not None)
-    loss = {name: losses[name].get(chosen[name]) if losses else None for name in trial.names}
+    last = accepted or trial.check(chosen, joins, judge=sensitivity is not None)
+    loss = {name: table.loss(name, chosen[name]) for name in trial.names}
     layers = [{"name": name, "precision": chosen[name], "loss_nats": loss[name],
-               "bytes": table.bytes[name][chosen[name]], "parameters": trial.names[name], "fixed": name in cfg.layers}
+               "bytes": table.bytes[name][chosen[name]], "parameters": trial.names[name],
+               "fixed": name in cfg.layers or any(name in table.barred.get(each, ()) for each in offered)}
               for name in trial.names]
     predicted: dict[str, Any] = {
-        "loss_nats": sum(value or 0.0 for value in loss.values()) if losses else None,
+        "loss_nats": sum(value or 0.0 for value in loss.values()) if sensitivity else None,
         "weight_bytes": trial.rest_bytes() + sum(table.bytes[name][chosen[name]] for name in trial.names),
         **({"latency_ms": last["predicted_ms"]} if "predicted_ms" in last else {})}
     measured: dict[str, Any] = {
@@ -156,6 +151,15 @@ def choose(cfg: Mixed, trial: Trial, sensitivity: Mapping[str, Mapping[str, floa
         **{key: last[key] for key in ("kl_nats", "latency_ms", "fp32_latency_ms", "share") if key in last}}
     return {"joins": "quantized" if joins else "float", "layers": layers, "predicted": predicted, "measured": measured,
             "budget": budget, "checks": checks}
+
+
+def _offered(cfg: Mixed) -> tuple[str, ...]:
+    """What the policy may give a layer, but for those that the recipe names."""
+    if isinstance(cfg, Uniform):
+        return (cfg.precision,)
+    if isinstance(cfg, Budget):
+        return cfg.precisions
+    return ("fp16", "int8") if isinstance(cfg, Simple) else ("fp16", "int8", "int4")
 
 
 def _scan(job: Job, cfg: Mixed, onnx: Stage, ranges: Stage) -> Stage | None:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from toolchain import console
 from toolchain.errors import EngineError, RecipeError
 from toolchain.files import write_text
 from toolchain.quantize.mixed import Option, least_cost, least_loss, total
 from toolchain.recipe.mixed import Budget
+from toolchain.steps.mixing_table import Table
 from toolchain.steps.mixing_trial import Trial, spread_evenly, without
 from toolchain.steps.timing import Clock
-
-if TYPE_CHECKING:
-    from toolchain.steps.mixing import Table
 
 Options = Mapping[str, Sequence[Option]]
 Found = tuple[dict[str, str], bool, dict[str, Any], list[dict[str, Any]]]  # assignment, joins, budget, checks
@@ -35,11 +33,9 @@ def within_budget(cfg: Budget, trial: Trial, table: Table, how: Clock | None) ->
 
 
 def offered(cfg: Budget, table: Table, costs: Mapping[str, Mapping[str, float]]) -> dict[str, list[Option]]:
-    """Every layer's options at these costs; a layer that the recipe fixes has one."""
-    assert table.losses is not None
-    return {name: [Option(precision, costs[name][precision], table.losses[name].get(precision, 0.0))
-                   for precision in ([table.fixed[name]] if name in table.fixed else cfg.precisions)]
-            for name in costs}
+    """Every layer's options at these costs; a layer that the recipe fixes, or keeps float in all of them, has one."""
+    return {name: [Option(precision, costs[name][precision], table.loss(name, precision) or 0.0)
+                   for precision in table.able(name, cfg.precisions)] for name in costs}
 
 
 def _within_bytes(cfg: Budget, trial: Trial, table: Table) -> Found:
@@ -63,7 +59,9 @@ def _within_bytes(cfg: Budget, trial: Trial, table: Table) -> Found:
     if smallest <= limit:
         raise RecipeError(f"quantize.mixed.bytes: found no file of at most {limit:,} bytes in {len(checks)} checks, "
                           f"the last of {checks[-1]['weight_bytes']:,}; use more checks, or a larger budget")
-    given = ", ".join(cfg.precisions) + " and quantize.mixed.layers" * bool(table.fixed)
+    kept = any(table.barred.get(each) for each in cfg.precisions)
+    given = (", ".join(cfg.precisions) + ", layers of quantize.mixed.layers" * bool(table.fixed)
+             + ", and those that int8 or int4 keeps float" * kept)
     raise RecipeError(f"quantize.mixed.bytes: {cfg.bytes:g} is {limit:,} bytes of weights, but the smallest possible "
                       f"is {smallest:,} ({smallest / fp32:.4f} of FP32's {fp32:,}) with precisions {given}; use a "
                       f"larger budget{', or offer int4' * ('int4' not in cfg.precisions)}")
@@ -132,7 +130,7 @@ def _timings(cfg: Budget, trial: Trial, table: Table, how: Clock, kept: Path) ->
             write_text(kept, json.dumps(done))
             bar.advance(1, layer=name)
     more: dict[str, dict[str, float]] = {name: {anchor[name]: 0.0} for name in able}
-    for precision in cfg.precisions:
+    for precision in dict.fromkeys(each for some in able.values() for each in some):
         own = {name: done["more"][f"{name}:{precision}"] for name in able if f"{name}:{precision}" in done["more"]}
         for name, value in spread_evenly(own, done["more"].get(f":{precision}", 0.0)).items():
             more[name][precision] = value

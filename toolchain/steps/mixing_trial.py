@@ -24,28 +24,35 @@ TOGETHER = 6  # engines that are open at a time, beside those they are compared 
 
 
 class Trial:
-    """What one mixed engine starts from. names: layer -> number of its weights, in order. folder: for scratch files."""
+    """What one mixed engine starts from. folder: for scratch files.
+
+    names: layer -> number of its weights, in order. small: layers of too few weights per output for INT4.
+    """
 
     def __init__(self, job: Job, engine: Engine, rules: str, onnx: Path, ranges: Path, folder: Path) -> None:
+        from toolchain.graph.int4 import FEWEST_INPUTS
         from toolchain.graph.layers import layers
         from toolchain.graph.onnx_file import read_onnx
         from toolchain.ranges import Ranges
 
         self.job, self.engine, self.rules, self.onnx = job, engine, rules, onnx
         self.ranges, self.scratch, self.images = Ranges.load(ranges), folder / "trial", folder / "images"
-        self.names = {layer.name: int(layer.array.size) for layer in layers(read_onnx(onnx).graph)}
+        found = layers(read_onnx(onnx).graph)
+        self.names = {layer.name: int(layer.array.size) for layer in found}
+        self.small = {layer.name for layer in found
+                      if layer.array.size // layer.array.shape[layer.axis] < FEWEST_INPUTS}
         shutil.rmtree(self.scratch, ignore_errors=True)  # of an interrupted run
 
     def layer_bytes(self) -> dict[str, dict[str, int]]:
         """layer -> precision -> bytes of its weight and bias, for every precision."""
-        from toolchain.graph.mixed import layer_bytes
+        from toolchain.graph.mixed_bytes import layer_bytes
         from toolchain.graph.rules import RULES
 
         return layer_bytes(self.onnx, RULES[self.rules], self.ranges, self._int4.block, PRECISIONS)
 
     def file_bytes(self, assignment: Mapping[str, str]) -> int:
         """Bytes of all weights in the file of this assignment."""
-        from toolchain.graph.mixed import mixed_bytes
+        from toolchain.graph.mixed_bytes import mixed_bytes
         from toolchain.graph.rules import RULES
 
         return mixed_bytes(self.onnx, RULES[self.rules], self.ranges, self._int4.block, assignment)
@@ -54,6 +61,13 @@ class Trial:
         """Bytes of what belongs to no layer."""
         halves = self.file_bytes(dict.fromkeys(self.names, "fp16"))
         return halves - sum(of["fp16"] for of in self.layer_bytes().values())
+
+    def rest_float(self, offered: Sequence[str]) -> str:
+        """The float of layers that these precisions leave alone."""
+        from toolchain.graph.mixed import typed
+        from toolchain.graph.rules import RULES
+
+        return typed(RULES[self.rules], offered).int8_float
 
     def fp32_bytes(self) -> int:
         """Weight bytes of the FP32 engine's file."""
@@ -114,15 +128,16 @@ class Trial:
         from toolchain.graph.convert import convert
 
         path.parent.mkdir(parents=True, exist_ok=True)
-        return convert(self.onnx, path, "mixed", self.rules, self.ranges, int4=self._int4, assignment=assignment,
-                       joins=joins, probe=np.load(self.job.data.folder / "probe.npy", allow_pickle=False))
+        return convert(self.onnx, path, "mixed", self.rules, self.ranges, int8=self.job.recipe.quantize.int8,
+                       int4=self._int4, assignment=assignment, joins=joins,
+                       probe=np.load(self.job.data.folder / "probe.npy", allow_pickle=False))
 
     def _kl(self, path: Path) -> float:
         from toolchain.graph.rules import RULES
-        from toolchain.measure.fidelity import kl_nats
+        from toolchain.measure.fidelity import mean_kl
 
         found = self._answers(path, RULES[self.rules].half == "storage")
-        return max(0.0, float(kl_nats(self._float_logits, found).mean()))
+        return mean_kl(self._float_logits, found)
 
     @cached_property
     def _float_logits(self) -> np.ndarray:
