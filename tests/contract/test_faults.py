@@ -75,6 +75,8 @@ def test_a_residual_add_without_qdq_is_named_with_the_convolutions_that_it_costs
     found = held(altered(int8, edit), "onnxruntime", "int8")
     assert "reads" in broken(found, "Add")[chosen["add"]] and "no QuantizeLinear" in broken(found, "Add")[chosen["add"]]
     assert chosen["conv"] in broken(found, "Conv") and found["kept_share"] < 1
+    (add,) = [layer for layer in found["layers"] if layer["name"] == chosen["add"]]
+    assert add["macs"] == 8 * 32 * 32  # 64 channels at width 0.125, at the first stage's full resolution
     assert f"its result goes in float to Add '{chosen['add']}'" in broken(found, "Conv")[chosen["conv"]]
 
 

@@ -1,11 +1,13 @@
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from toolchain.engines import load_engine, ort
 from toolchain.engines.record import read_record
 from toolchain.errors import DigestMismatch, EngineError, MissingPackage
+from toolchain.graph.compare import run
 from toolchain.recipe.schema import OrtEngine
 
 
@@ -38,6 +40,30 @@ def test_int8_layers_that_really_run_in_int8_are_in_the_record(tmp_path, make_on
     layers = read_record(tmp_path).layers
     assert "QLinearConv" in [layer["op"] for layer in layers]
     assert "uint8" in [layer["dtype"] for layer in layers]
+
+
+def test_int4_linear_layers_multiply_the_float_inputs_themselves(tmp_path):
+    """ONNX Runtime's own default rounds the inputs of MatMulNBits to INT8, an error of 1e-2."""
+    rng = np.random.default_rng(0)
+    codes, scale = rng.integers(-7, 8, (256, 64)), rng.uniform(0.01, 0.02, (8, 64)).astype(np.float32)
+    images = rng.normal(size=(5, 4, 8, 8)).astype(np.float32)
+    told = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+            for name, shape in (("images", ["n", 4, 8, 8]), ("logits", ["n", 64]))]
+    nodes = [helper.make_node("Flatten", ["images"], ["flat"]),
+             helper.make_node("DequantizeLinear", ["codes", "scale"], ["weight"], axis=0, block_size=32),
+             helper.make_node("MatMul", ["flat", "weight"], ["logits"])]
+    stored = [helper.make_tensor("codes", TensorProto.INT4, codes.shape, codes.flatten()), numpy_helper.from_array(scale, "scale")]
+    onnx.save(helper.make_model(helper.make_graph(nodes, "net", told[:1], told[1:], stored), ir_version=10,
+                                opset_imports=[helper.make_opsetid("", 21)]), tmp_path / "model.onnx")
+    (tmp_path / "engine").mkdir()
+    ort.build(tmp_path / "model.onnx", cfg("int4"), tmp_path / "engine", {})
+    with load_engine(tmp_path / "engine", threads=1) as engine:
+        logits = engine.infer(images)
+    exact = images.reshape(5, 256).astype(np.float64) @ (codes * np.repeat(scale, 32, axis=0))
+    assert "MatMulNBits" in [layer["op"] for layer in read_record(tmp_path / "engine").layers]
+    assert np.linalg.norm(logits - exact) < 1e-5 * np.linalg.norm(exact)
+    by_node = run(tmp_path / "model.onnx", images, optimize=False)
+    assert np.linalg.norm(logits - by_node) < 1e-5 * np.linalg.norm(by_node)
 
 
 def test_two_builds_leave_the_same_bytes(tmp_path, make_onnx):

@@ -22,7 +22,7 @@ from toolchain.steps.pruning_low_rank import DECIDED, layer_shapes
 from toolchain.steps.timing import Clock
 
 RECIPE = Path(__file__).parents[2] / "recipes/prune/digits/low_rank_tucker2.yaml"
-HOW = Clock(OrtEngine(runtime="onnxruntime", precision="fp32"))
+HOW = Clock(OrtEngine(runtime="onnxruntime", precision="fp32", target="cpu_x86"))
 JOB = SimpleNamespace(recipe=SimpleNamespace(data=SimpleNamespace(image_size=8), export=Export()),
                       dataset=lambda: SimpleNamespace(classes=("a", "b", "c")))
 

@@ -9,7 +9,7 @@ from typing import Any
 from toolchain.engines import backend
 from toolchain.files import write_text
 from toolchain.recipe.schema import Engine
-from toolchain.steps.job import Job
+from toolchain.steps.job import ORT_PACKAGES, Job
 from toolchain.workdir import Stage
 
 FILE = "contract.json"
@@ -41,7 +41,8 @@ def contracted(job: Job, name: str, engine: Engine, model: Stage, source: Stage,
         return told(found)
 
     stage = job.work.stage(f"contract_{name}", make, section=[hindrance], inputs=[job.data, model, source, built],
-                           rooms=["contract", "graph", "engines"], packages=["onnx", "onnx-ir", *runtime.PACKAGES])
+                           rooms=["contract", "graph", "engines"],
+                           packages=list(dict.fromkeys(["onnx", "onnx-ir", *ORT_PACKAGES, *runtime.PACKAGES])))
     job.work.publish(stage.folder / FILE, f"engines/{name}/{FILE}")
     return stage
 

@@ -12,7 +12,7 @@ from toolchain.errors import OnnxError
 from toolchain.files import write_text
 from toolchain.recipe.load import locate
 from toolchain.recipe.schema import Engine, OnnxModel
-from toolchain.steps.job import ONNX_PACKAGES, Job, plain
+from toolchain.steps.job import ONNX_PACKAGES, ORT_PACKAGES, Job, plain
 from toolchain.workdir import Stage, sha256_tree
 
 
@@ -30,7 +30,7 @@ def exported(name: str, job: Job, student: Stage) -> Stage:
         return f"largest logit difference to PyTorch {gap['max_abs_diff']:.1e}"
 
     return job.work.stage(name, make, section=[plain(cfg), size], inputs=[student],
-                          rooms=["export.py", "graph", "models"], packages=["torch", *ONNX_PACKAGES])
+                          rooms=["export.py", "graph", "models"], packages=["torch", *ONNX_PACKAGES, *ORT_PACKAGES])
 
 
 def imported(job: Job) -> Stage:
@@ -47,7 +47,7 @@ def imported(job: Job) -> Stage:
         return f"{path.name}: {info['num_classes']} classes at {info['image_size']} pixels, batch {info['batch']}"
 
     return job.work.stage("import", make, section=[_digests(path), opset, size], inputs=[job.data],
-                          rooms=["graph"], packages=ONNX_PACKAGES)
+                          rooms=["graph"], packages=[*ONNX_PACKAGES, *ORT_PACKAGES])
 
 
 def _digests(path: Path) -> list[str]:
@@ -84,7 +84,7 @@ def calibrated(name: str, job: Job, model: Stage, learned: Stage | None = None) 
 
     section = [plain(cfg.calibrator), wanted.images, seed, sha256_tree(chosen) if chosen else None]
     return job.work.stage(name, make, section=section, inputs=[job.data, model, *([learned] if learned else [])],
-                          rooms=["quantize", "data", "ranges.py"], packages=["onnxruntime-gpu", "onnxruntime"])
+                          rooms=["quantize", "data", "ranges.py"], packages=ORT_PACKAGES)
 
 
 def onnx_stage(engine: Engine) -> str:
@@ -127,7 +127,7 @@ def converted(
     stage = job.work.stage(
         name, make, section=[precision, rules, plain(cfg.int8), plain(cfg.int4)],
         inputs=[job.data, model, *(stage for stage in (ranges, assignment) if stage)], rooms=["graph", "ranges.py"],
-        packages=ONNX_PACKAGES)
+        packages=[*ONNX_PACKAGES, *ORT_PACKAGES])
     if not unpruned:
         shown = engine_name(engine) if assignment else f"{precision}.{rules}"
         job.work.publish(stage.folder / "model.onnx", f"onnx/model.{shown}.onnx")

@@ -24,6 +24,7 @@ TRAINING_PACKAGES = ("torch", "accelerate")
 TRAINING_ROOMS = ("train.py", "optimizer.py", "checkpoint.py", "models", "data")
 PROBE_IMAGES = 16  # real images (probe.npy) on which each ONNX file is compared with the one it was made from
 ONNX_PACKAGES = ("onnx", "onnx-ir", "onnxscript")
+ORT_PACKAGES = ("onnxruntime-gpu", "onnxruntime")  # what runs ONNX files, to compare them, whatever the engine is
 
 
 @dataclass(frozen=True)
