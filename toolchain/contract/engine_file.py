@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -19,6 +19,7 @@ from toolchain.contract.trace import (
     float_type,
     integer,
     kind,
+    live_values,
     own_names,
     size,
 )
@@ -84,11 +85,12 @@ def read_file(path: Path) -> EngineFile:
     model = read_onnx(path)
     if any(node.op_type == "Add" for node in model.graph):
         passes.ShapeInferencePass()(model)
-    graph = model.graph
-    stored = [(node, *constants(node.inputs[1])) for node in graph if node.op_type in LAYER_OPS]
+    graph, live = model.graph, live_values(model.graph)
+    stored = [(node, *constants(node.inputs[1])) for node in graph
+              if node.op_type in LAYER_OPS and node.inputs[1] not in live]
     return EngineFile(
         tuple(_layer(node, makers, tensors) for node, makers, tensors in stored if tensors and _is_layer(node)),
-        tuple(_join(node) for node in graph if node.op_type == "Add" and _is_join(node)))
+        tuple(_join(node) for node in graph if node.op_type == "Add" and _is_join(node, live)))
 
 
 def matched(names: Sequence[str], layers: Sequence[FileLayer]) -> dict[str, FileLayer]:
@@ -132,9 +134,9 @@ def _by_weight(name: str) -> list[str]:
     return names
 
 
-def _is_join(node: ir.Node) -> bool:
-    live = [value for value in node.inputs if value is not None and not constants(value)[1]]
-    return len(live) > 1 and live[0] is not live[1] and codes_behind(node.outputs[0]) is not None
+def _is_join(node: ir.Node, live: Collection[ir.Value]) -> bool:
+    added = [value for value in node.inputs if value in live]
+    return len(added) > 1 and added[0] is not added[1] and codes_behind(node.outputs[0]) is not None
 
 
 def _join(node: ir.Node) -> Join:

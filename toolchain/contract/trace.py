@@ -55,6 +55,15 @@ def integer(node: ir.Node | None, name: str, default: int) -> int:
     return found.as_int() if found is not None else default
 
 
+def live_values(graph: ir.Graph) -> set[ir.Value]:
+    """What depends on the graph's inputs; the rest is made of stored tensors alone."""
+    live = set(graph.inputs)
+    for node in graph:
+        if any(value in live for value in node.inputs):
+            live.update(node.outputs)
+    return live
+
+
 def codes_before(value: ir.Value | None) -> Codes | None:
     """The codes that `value` was decoded from; None when it is float."""
     producer = value.producer() if value is not None else None
@@ -106,8 +115,10 @@ def own_names(node: ir.Node) -> tuple[str, ...]:
 def aliases(node: ir.Node) -> Iterator[str]:
     """Names that a runtime may give the kernel of `node`, nearest first: its own, its output's, and those behind it."""
     yield from own_names(node)
-    near = [node]
+    near, seen = [node], {node}
     for _ in range(FURTHEST):
-        near = [reader for here in near for reader in readers(here.outputs[0]) if reader.op_type in FOLLOWING]
+        behind = dict.fromkeys(reader for here in near for reader in readers(here.outputs[0]))
+        near = [reader for reader in behind if reader.op_type in FOLLOWING and reader not in seen]
+        seen.update(near)
         for reader in near:
             yield from own_names(reader)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,15 +15,17 @@ from toolchain.graph.edit import constant
 
 
 def constants(value: ir.Value | None) -> tuple[list[ir.Node], list[ir.Value]]:
-    """(nodes, stored tensors) that make a weight, the nodes nearest to it first; no tensors when it is not constant."""
+    """(nodes, stored tensors) that make a weight, each once, the nearest first; no tensors when it is not constant."""
     nodes: list[ir.Node] = []
     stored: list[ir.Value] = []
-    waiting = [value]
+    waiting, seen = deque([value]), set[ir.Value | ir.Node]()
     while waiting:
-        here = waiting.pop(0)
-        if here is None:
+        here = waiting.popleft()
+        producer = here.producer() if here is not None else None
+        met = here if producer is None else producer  # a node may have several results
+        if here is None or met is None or met in seen:
             continue
-        producer = here.producer()
+        seen.add(met)
         if producer is not None:
             nodes.append(producer)
             waiting += producer.inputs
