@@ -96,6 +96,7 @@ def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
     ("name: a\nmodel: {arch: vgg11}\nmeasure: {throughput_batches: [0]}", "measure.throughput_batches.0: found 0"),
     ("name: a\nmodel: {arch: vgg11}\nmeasure: {batch: 128}\nengines: [{runtime: tensorrt_rtx, precision: int8}]",
      "measure.batch is 128, outside the profile of engines.0 (1 to 64)"),
+    ("name: a\nmodel: {arch: vgg11}\nengines: []", "r.yaml:3: engines: the list is empty; name at least one engine, or leave it out"),
     ("name: ../a\nmodel: {arch: vgg11}", "name: found '../a'"),
     ("name: a\nname: b\nmodel: {arch: vgg11}", "r.yaml:2: name: the key stands twice (first on line 1)"),
     ("- 1\n", "expected a mapping of sections"),
@@ -111,6 +112,19 @@ def test_an_override_reaches_a_field_of_a_section_left_at_its_default(tmp_path: 
     path = write(tmp_path, "name: a\nmodel: {arch: vgg11}\nquantize: ptq\n")
     recipe = load_recipe(path, ["train.optimizer.lr=0.1", "quantize.int4.block=64", "data.val_fraction=0.2"])
     assert (recipe.train.optimizer.lr, recipe.quantize.int4.block, recipe.data.val_fraction) == (0.1, 64, 0.2)
+
+
+def test_a_layers_name_keeps_its_dots_in_an_override(tmp_path: Path) -> None:
+    path = write(tmp_path, "name: a\nmodel: {arch: vgg11}\nengines: [{runtime: onnxruntime, precision: mixed}]\n")
+    cfg = load_recipe(path, ["quantize.mixed=simple", "quantize.mixed.layers.features.0=fp16", "quantize.mixed.layers.head=int4",
+                             "quantize.int8.keep_float=[features.0, classifier.6]"]).quantize
+    assert cfg.mixed and cfg.mixed.layers == {"features.0": "fp16", "head": "int4"}
+    assert cfg.int8.keep_float == ("features.0", "classifier.6")
+
+
+@pytest.mark.parametrize("override", ["quantize.int8.keep_float=features.0", "quantize.int8.keep_float.0=features.0"])
+def test_a_name_where_a_list_belongs_is_refused_with_the_way_to_write_it(tmp_path: Path, override: str) -> None:
+    assert complaint(tmp_path, "name: a\nmodel: {arch: vgg11}\n", override).endswith("expected a list, such as [features.0]")
 
 
 def test_an_empty_section_is_the_default_one(tmp_path: Path) -> None:

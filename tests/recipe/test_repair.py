@@ -23,7 +23,10 @@ def test_names_alone_stand_for_methods_with_their_defaults(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("text, expected", [
     ("[]", "quantize.repair: the list is empty; name a method"),
-    ("adarond", "found 'adarond', expected cross_layer_equalization, bias_correction, smoothquant, adaround, did you mean 'adaround'?"),
+    ("adarond", "found 'adarond', expected auto, cross_layer_equalization, bias_correction, smoothquant, adaround, did you mean 'adaround'?"),
+    ("aut", "quantize.repair: method: found 'aut', expected auto, cross_layer_equalization, bias_correction, smoothquant, adaround, did you mean 'auto'?"),
+    ("[auto, adaround]", "auto chooses among all methods, so it stands alone: write repair: auto"),
+    ("{iterations: 3}", "which lacks the key 'method'"),
     ("[adaround, adaround]", "adaround stands in the list twice; remove one"),
     ("[{method: smoothquant, alpha: 2}]", "alpha: found 2: input should be less than or equal to 1"),
     ("3", "found 3, expected a list"), ("[{method: adaround, step: 1}]", "unknown key"),

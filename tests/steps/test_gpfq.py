@@ -13,6 +13,7 @@ from toolchain.recipe.load import RecipeError, load_recipe
 from toolchain.recipe.schema import Gpfq, Recipe
 from toolchain.steps.gpfq import gpfq_quantized
 from toolchain.steps.job import open_job
+from toolchain.steps.target import choose_engines
 from toolchain.workdir import WorkDir
 
 TEXT = """
@@ -89,6 +90,7 @@ def test_an_impossible_section_is_refused(tmp_path, section, expected):
 
 @pytest.mark.parametrize(("rest", "expected"), [
     ("engines: [{runtime: onnxruntime, precision: int4}]", "int4 does not hold the 6-bit deployable codes of quantize: gpfq; use precision int8"),
+    ("engines: [{runtime: onnxruntime, precision: fp32}]", "gpfq makes codes for int8_weight_only and int8 engines, but engines asks for fp32 only"),
     ("prune: {method: sparse24}", "leaves zeros, which quantize: gpfq would fill"),
 ])
 def test_what_does_not_go_with_it_is_refused(tmp_path, rest, expected):
@@ -96,6 +98,17 @@ def test_what_does_not_go_with_it_is_refused(tmp_path, rest, expected):
     with pytest.raises(RecipeError) as wrong:
         load_recipe(tmp_path / "r.yaml")
     assert expected in str(wrong.value)
+
+
+@pytest.mark.parametrize("section", ["bits: 8, alphabet: study", "bits: 4, sparse: {l0: 0.05}"])
+@pytest.mark.parametrize("precision", ["int4", "int8_weight_only", "int8"])
+def test_no_integer_engine_goes_without_codes_that_fit_none(tmp_path, section, precision):
+    text = f"name: a\nmodel: {{arch: vgg11}}\nquantize: {{method: gpfq, {section}}}\n"
+    (tmp_path / "r.yaml").write_text(f"{text}engines: [{{runtime: onnxruntime, precision: fp32}}, {{runtime: onnxruntime, precision: {precision}}}]\n")
+    with pytest.raises(RecipeError, match=rf"engines.1: {precision} does not hold the \d-bit .* codes of quantize: gpfq; use precision fp32"):
+        load_recipe(tmp_path / "r.yaml")
+    (tmp_path / "r.yaml").write_text(text)
+    assert precision not in {engine.precision for engine in choose_engines(load_recipe(tmp_path / "r.yaml")).values()}
 
 
 INT4, INT8 = ("int4", "int8_weight_only", "int8"), ("int8_weight_only", "int8")

@@ -59,13 +59,20 @@ def _sentence(item: dict[str, Any], where: tuple[Any, ...]) -> str:
     if kind == "too_short":
         return f"the list has {context['actual_length']} entries, expected at least {context['min_length']}"
     if kind == "tuple_type":
-        return f"found {_short(value)}, expected a list"
+        return f"found {_short(value)}, expected a list{_as_list(value)}"
     if kind == "value_error":
         reason = str(context["error"])
         if isinstance(value, str) and reason.startswith("expected "):
             return f"found {_short(value)}, {reason}{nearest(value, reason[9:].split(', '))}"
         return reason
     return f"found {_short(value)}: {item['msg'][0].lower()}{item['msg'][1:]}"
+
+
+def _as_list(value: Any) -> str:
+    """', such as [features.0]' for a single value, or for entries that --set FIELD.0=… put where there is no list."""
+    entries = list(value.values()) if isinstance(value, dict) and all(isinstance(k, int) for k in value) else [value]
+    plain = entries and all(isinstance(entry, str) for entry in entries)
+    return f", such as [{', '.join(map(str, entries))}]" if plain else ""
 
 
 def _short(value: Any) -> str:

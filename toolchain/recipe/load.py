@@ -15,6 +15,7 @@ from toolchain.recipe.explain import explain
 from toolchain.recipe.schema import OnnxModel, Recipe
 
 Where = tuple[Any, ...]
+BY_LAYER = "quantize.mixed.layers."
 DISCRIMINATORS = ("source", "method", "policy", "runtime")
 
 
@@ -95,7 +96,7 @@ def _apply(data: dict[str, Any], override: str, origin: dict[Where, str], contex
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise RecipeError(f"--set {override}: '{text}' is not a YAML value") from None
-    keys: list[Any] = [int(k) if k.isdigit() else k for k in field.strip().split(".")]
+    keys = _keys(field.strip())
     here: Any = data
     for depth, key in enumerate(keys[:-1]):
         try:
@@ -113,6 +114,13 @@ def _apply(data: dict[str, Any], override: str, origin: dict[Where, str], contex
     except (IndexError, TypeError):
         raise RecipeError(f"--set {override}: the recipe has no {field}") from None
     origin[tuple(keys)] = "--set " + override
+
+
+def _keys(field: str) -> list[Any]:
+    """The path of a field; what follows BY_LAYER is one key, since names of layers have dots (features.0)."""
+    if field.startswith(BY_LAYER) and (layer := field.removeprefix(BY_LAYER)):
+        return [*BY_LAYER.rstrip(".").split("."), layer]
+    return [int(k) if k.isdigit() else k for k in field.split(".")]
 
 
 def _default_choice(data: dict[str, Any], keys: list[Any], context: dict[str, Any]) -> dict[str, Any]:

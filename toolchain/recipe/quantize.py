@@ -12,6 +12,8 @@ from toolchain.recipe.precision import Precision
 from toolchain.recipe.repair import Repair
 from toolchain.recipe.section import Section, method_name
 
+CODED: tuple[Precision, ...] = ("int4", "int8_weight_only", "int8")  # engines that can run GPFQ's very codes
+
 
 class MaxCalibrator(Section):
     """amax = largest magnitude seen."""
@@ -211,7 +213,11 @@ class Gpfq(QuantizeSection):
         """Engines that run these very codes, smallest first; fp32, as float values, where no integer holds them."""
         if (self.sparse and self.sparse.l0) or self.largest_code > 127:
             return ("fp32",)
-        return ("int4", "int8_weight_only", "int8") if self.largest_code <= 7 else ("int8_weight_only", "int8")
+        return CODED if self.largest_code <= 7 else CODED[1:]
+
+    def holds_others(self, precision: Precision) -> bool:
+        """Whether an engine stores integers that cannot be these codes: it would silently be without GPFQ."""
+        return precision in CODED and precision not in self.precisions
 
     @model_validator(mode="after")
     def _l0_leaves_two_levels(self) -> Gpfq:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
+from toolchain.errors import nearest
 from toolchain.recipe.section import Section, method_name
 
 
@@ -50,6 +51,7 @@ IN_ORDER_OF_COST = (
     CrossLayerEqualization(method="cross_layer_equalization"), BiasCorrection(method="bias_correction"),
     SmoothQuant(method="smoothquant"), AdaRound(method="adaround"),
 )
+METHODS = tuple(cfg.method for cfg in IN_ORDER_OF_COST)
 FOR_ACTIVATIONS = ("smoothquant",)  # nothing to gain where activations stay float
 
 Method = Annotated[
@@ -68,10 +70,19 @@ def _each_once(methods: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _written_out(value: Any) -> Any:
-    """`auto` is short for {method: auto}, one method for a list of one."""
+    """`auto` is short for {method: auto}, one method for a list of one. Refuses other names, as `auto` is one too."""
     if isinstance(value, str):
         value = {"method": value}
-    return [value] if isinstance(value, dict) and value.get("method") != "auto" else value
+    if isinstance(value, dict) and value.get("method") != "auto":
+        name = value.get("method")
+        if name is not None and name not in METHODS:
+            raise ValueError(f"method: found {name!r}, expected auto, {', '.join(METHODS)}"
+                             f"{nearest(name, ['auto', *METHODS])}")
+        return [value]
+    if isinstance(value, (list, tuple)) and any(entry in ("auto", {"method": "auto"}) for entry in value):
+        raise ValueError("auto chooses among all methods, so it stands alone: write repair: auto, or a list of "
+                         f"{', '.join(METHODS)}")
+    return value
 
 
 def _form(value: Any) -> str:

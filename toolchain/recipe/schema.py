@@ -6,7 +6,7 @@ Reading a recipe has no side effects and imports neither torch nor a runtime.
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from toolchain.recipe.data import (
     Augment,
@@ -160,6 +160,13 @@ class Recipe(Section):
     measure: Measure = Measure()
     limits: Limits = Limits()
 
+    @field_validator("engines")
+    @classmethod
+    def _some_engine(cls, engines: tuple[Engine, ...] | None) -> tuple[Engine, ...] | None:
+        if engines is not None and not engines:
+            raise ValueError("the list is empty; name at least one engine, or leave it out for the default")
+        return engines
+
     @model_validator(mode="after")
     def _own_onnx_has_no_torch_side(self) -> Recipe:
         if isinstance(self.model, OnnxModel):
@@ -203,10 +210,15 @@ class Recipe(Section):
             raise ValueError(f"prune.method: {self.prune.method} leaves zeros, which quantize: gpfq would fill with "
                              "the errors of other weights; use quantize: ptq, or prune.method: channels")
         for index, engine in enumerate(self.engines or ()):
-            if engine.precision in ("int8", "int4") and engine.precision not in self.quantize.precisions:
+            if self.quantize.holds_others(engine.precision):
                 raise ValueError(f"engines.{index}: {engine.precision} does not hold the {self.quantize.bits}-bit "
                                  f"{self.quantize.alphabet} codes of quantize: gpfq; use precision "
                                  f"{' or '.join(self.quantize.precisions)}")
+        asked = [engine.precision for engine in self.engines or ()]
+        if asked and not set(asked) & set(self.quantize.precisions):
+            raise ValueError(f"quantize: gpfq makes codes for {' and '.join(self.quantize.precisions)} engines, but "
+                             f"engines asks for {', '.join(dict.fromkeys(asked))} only; add an engine with precision "
+                             f"{' or '.join(self.quantize.precisions)}, or use quantize: ptq")
         return self
 
     @model_validator(mode="after")

@@ -20,8 +20,6 @@ def choose_engines(recipe: Recipe) -> dict[str, Engine]:
     Raises MissingPackage, EngineError or RecipeError for what cannot be built, before any work is done.
     """
     chosen = recipe.engines if recipe.engines is not None else _default_engines(recipe)
-    if not chosen:
-        raise RecipeError("engines: the list is empty; name at least one engine, or leave it out for the default")
     engines: dict[str, Engine] = {}
     for index, asked in enumerate(chosen):
         runtime = backend(asked.runtime)
@@ -40,8 +38,8 @@ def _default_engines(recipe: Recipe) -> list[Engine]:
     With quantize.mixed also a mixed engine of each that has INT4, under a latency budget if it can be timed here.
     """
     quantize = recipe.quantize
-    usual = [engine for engine in default_engines() if not isinstance(quantize, Gpfq)
-             or engine.precision not in ("int8", "int4") or engine.precision in quantize.precisions]
+    usual = [engine for engine in default_engines()
+             if not (isinstance(quantize, Gpfq) and quantize.holds_others(engine.precision))]
     asked = [engine.model_copy(update={"precision": "mixed"}) for engine in usual
              if quantize.mixed and engine.precision == "int4"]
     timed = getattr(quantize.mixed, "latency", None) is not None
