@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -54,9 +55,9 @@ def ranges(path: Path) -> Ranges:
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("blame")
     found = {"float": network(folder / "float.onnx")}
-    for precision in ("int8", "int4", "int8_weight_only"):
-        found[precision] = folder / f"{precision}.onnx"
-        convert(found["float"], found[precision], precision, "cpu_x86", ranges(found["float"]), probe=IMAGES[:4])
+    for precision in ("int8", "int4", "int8_weight_only", "fp8"):
+        found[precision], rules = folder / f"{precision}.onnx", "tensorrt" if precision == "fp8" else "cpu_x86"
+        convert(found["float"], found[precision], precision, rules, ranges(found["float"]), probe=IMAGES[:4])
     return found
 
 
@@ -109,6 +110,30 @@ def test_a_scale_times_four_puts_its_layer_first_in_at_least_eleven_of_twelve_fi
         found, _ = judge(files["float"], bad, batches, len(IMAGES))
         hits.append(found.layers[0].name == layer and found.layers[0].fault is not None)
     assert sum(hits) >= 11, [c for c, hit in zip(CORRUPTED, hits, strict=True) if not hit]
+
+
+def e4m3(values: np.ndarray, amax: np.ndarray) -> np.ndarray:
+    scale = (amax / 448).astype(np.float16).astype(np.float32)  # what is not FP8 is FP16 there, scales too
+    return np.clip(values / scale, -448, 448).astype(ml_dtypes.float8_e4m3fn).astype(np.float32) * scale
+
+
+def test_what_a_layer_costs_in_fp8_is_what_arithmetic_by_hand_gives(files: dict[str, Path]) -> None:
+    """The input of `second` stands behind a Relu, which ONNX Runtime's optimizer drops before FP8 codes."""
+    torch = pytest.importorskip("torch")
+    weights = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in onnx.load(files["float"]).graph.initializer}
+    a = torch.nn.functional.conv2d(torch.from_numpy(IMAGES), weights["first.weight"], padding=1).relu()
+
+    def logits(value, weight):
+        b = torch.nn.functional.conv2d(value, weight, padding=1).relu().mean(dim=(2, 3))
+        return (b @ weights["head.weight"].T).log_softmax(dim=1)
+
+    weight = weights["second.weight"].numpy()
+    before, after = logits(a, weights["second.weight"]), logits(
+        torch.from_numpy(e4m3(a.numpy(), a.abs().max().numpy())),
+        torch.from_numpy(e4m3(weight, np.abs(weight).max(axis=(1, 2, 3), keepdims=True))))
+    by_hand = float((before.exp() * (before - after)).sum(dim=1).mean())
+    found = {layer.name: layer for layer in judge(files["float"], files["fp8"], batches, len(IMAGES))[0].layers}
+    assert found["second"].precision == "fp8" and found["second"].kl_nats == pytest.approx(by_hand, rel=0.1)
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4", "int8_weight_only"])

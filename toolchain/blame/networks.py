@@ -60,7 +60,11 @@ def _round(graph: ir.Graph, node: ir.Node, position: int, grid: Grid) -> None:
 
 @dataclass
 class Runner:
-    """A network open in ONNX Runtime, with some of its tensors as outputs beside the logits."""
+    """A network open in ONNX Runtime, with some of its tensors as outputs beside the logits.
+
+    optimize: with fused kernels; never with FP8, before whose QuantizeLinear ONNX Runtime drops a Relu as it may before
+    one of UINT8, which clips at 0 by itself (its rule ReluQuantRewrite, seen in 1.31).
+    """
 
     model: ir.Model
     name: str
@@ -73,7 +77,7 @@ class Runner:
         for tensor in self.tensors:
             if tensor not in {value.name for value in proto.graph.output}:
                 proto.graph.output.add().name = tensor
-        self.session = _opened(proto.SerializeToString(), self.optimize, self.name)
+        self.session = _opened(proto.SerializeToString(), self.optimize and not _has_fp8(self.model), self.name)
         given = self.session.get_inputs()[0]
         self.input, fixed = given.name, given.shape[0]
         self.sizes = (fixed, fixed) if isinstance(fixed, int) else (1, None)
@@ -107,6 +111,10 @@ class Runner:
             size = self.sizes[1] or len(batch)
             for start in range(0, len(batch), size):
                 yield self.values(batch[start : start + size])
+
+
+def _has_fp8(model: ir.Model) -> bool:
+    return any(value.dtype == ir.DataType.FLOAT8E4M3FN for value in model.graph.initializers.values())
 
 
 def _opened(content: bytes, optimize: bool, name: str) -> ort.InferenceSession:

@@ -38,7 +38,7 @@ def run(path: Path, images: np.ndarray, optimize: bool = True) -> np.ndarray:
     """Logits (N, K) float32 of `images` (N, 3, S, S), fed in the file's own batch size or a few at a time.
 
     optimize: False runs the graph node by node as written (optimised ONNX Runtime gives wrong numbers for FP16 with
-    Q/DQ); a graph that computes in half is widened first.
+    Q/DQ, and drops a Relu before FP8 codes); a graph that computes in half is widened first.
     """
     model: Path | bytes = path
     if not optimize:
