@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from toolchain.console import log
+from toolchain.errors import EngineError, OnnxError, ToolchainError
 from toolchain.recipe.load import resolved_yaml
 from toolchain.recipe.schema import OnnxModel, Recipe
 from toolchain.steps.blaming import publish_reference
@@ -33,7 +35,8 @@ def build(
 
     base: folder that the recipe's relative paths start from. roots: where datasets are looked up. imports: files with
     the user's own networks. Returns None when `work.dry` (the stages are only listed) and on the secondary ranks of a
-    distributed run. Raises a ToolchainError, before anything is built where that can be known.
+    distributed run. An engine that cannot be built stands in the report with its reason, beside the others. Raises a
+    ToolchainError, before anything is built where that can be known, and where no engine can be built.
     """
     engines = choose_engines(recipe)
     refuse_latency(recipe.prune, recipe)
@@ -56,13 +59,23 @@ def build(
 
     models: dict[str, Stage] = {}
     stages: dict[str, Stage] = {}
+    failed: dict[str, ToolchainError] = {}
     for name, engine in engines.items():
         start = starts[start_of(engine)]
-        mixed = assigned(job, engine, *start) if engine.precision == "mixed" else None
-        models[name] = converted(job, engine, *start, assignment=mixed)
-        stages[name] = built(job, name, engine, models[name])
+        try:
+            mixed = assigned(job, engine, *start) if engine.precision == "mixed" else None
+            model = converted(job, engine, *start, assignment=mixed)
+            stages[name] = built(job, name, engine, model)
+        except (EngineError, OnnxError) as wrong:  # the other engines are worth having all the same
+            log(f"{name} cannot be built: {wrong}")
+            failed[name] = wrong
+            continue
+        models[name] = model
         publish_reference(job, engine, *start)
-        contracted(job, name, engine, models[name], start[0], stages[name])
+        contracted(job, name, engine, model, start[0], stages[name])
+    if failed and not stages:
+        raise next(iter(failed.values()))
+    asked, engines = engines, {name: engines[name] for name in stages}
     references: dict[str, Stage] = {}
     if recipe.prune:
         before = next(stage for stage in work.stages if stage.name == "train")
@@ -82,7 +95,7 @@ def build(
         return None
     from toolchain.steps.result import reported
 
-    return reported(recipe, work, engines, stages, measurement, references)
+    return reported(recipe, work, asked, stages, measurement, references, failed)
 
 
 def _show(work: WorkDir, stage: Stage | None, sheet: str) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from toolchain.errors import LimitsNotHeld, RecipeError, ToolchainError
+from toolchain.errors import EngineError, LimitsNotHeld, RecipeError, ToolchainError
 from toolchain.recipe.load import data_roots, load_recipe
 from toolchain.recipe.schema import Recipe
 from toolchain.workdir import WorkDir, locked, rank
@@ -34,7 +34,8 @@ def run_build(
 ) -> int:
     """Build everything `path` asks for under `out` (default: build/<name>) and print the table.
 
-    Returns 0. Raises LimitsNotHeld after everything is written when an engine does not hold the recipe's limits.
+    Returns 0. After everything is written, raises EngineError when an engine could not be built, LimitsNotHeld when
+    one does not hold the recipe's limits.
     """
     from toolchain.build import build
     from toolchain.console import log, set_quiet
@@ -53,6 +54,9 @@ def run_build(
     assert report is not None
     print_report(report)
     log(f"report: {work.out / 'report.html'}")
+    if unbuilt := [f"{engine.name}: {engine.reason}" for engine in report.engines if not engine.built]:
+        raise EngineError("not every engine could be built; the others are kept and reported:\n  "
+                          + "\n  ".join(unbuilt))
     if failed := broken(report.limits):
         raise LimitsNotHeld("limits not held, everything built is kept:\n  " + "\n  ".join(failed))
     return 0

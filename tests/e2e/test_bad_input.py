@@ -1,5 +1,6 @@
 """Bad input gets one clear message and an exit code: no traceback, nothing lost."""
 
+import json
 import os
 import subprocess
 import sys
@@ -20,8 +21,8 @@ def save_network(path: Path, ops: str = "conv", classes: int = 10, size: int = 3
 
     rng = np.random.default_rng(0)
     weights = [("w", rng.normal(size=(8, 3, 3, 3))), ("v", rng.normal(size=(classes, 8))), ("b", np.zeros(classes))]
-    nodes = [helper.make_node("Conv" if ops == "conv" else "Frobnicate", ["images", "w"], ["c"], name="first"),
-             helper.make_node("Relu", ["c"], ["r"]), helper.make_node("GlobalAveragePool", ["r"], ["p"]),
+    nodes = [helper.make_node("Frobnicate" if ops == "frobnicate" else "Conv", ["images", "w"], ["c"], name="first"),
+             helper.make_node("HardSwish" if ops == "hard_swish" else "Relu", ["c"], ["r"]), helper.make_node("GlobalAveragePool", ["r"], ["p"]),
              helper.make_node("Flatten", ["p"], ["f"]), helper.make_node("Gemm", ["f", "v", "b"], ["logits"], transB=1)]
     graph = helper.make_graph(
         nodes, "g", [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, size, size])],
@@ -62,6 +63,27 @@ def test_a_damaged_or_unfit_onnx_file_is_named(toolchain: Any, tmp_path: Path, d
     elif damage in ("empty", "truncated", "text"):
         network.write_bytes({"empty": b"", "truncated": content[: len(content) // 2], "text": b"hello"}[damage])
     refused(toolchain("build", own(tmp_path, network), "--out", tmp_path / "out"), code, word)
+
+
+def test_an_engine_that_cannot_be_built_stands_in_the_report_beside_the_others(toolchain: Any, tmp_path: Path) -> None:
+    """TensorRT for RTX has no BF16 HardSwish."""
+    pytest.importorskip("tensorrt_rtx")
+    recipe, out, rtx = own(tmp_path, save_network(tmp_path / "net.onnx", "hard_swish")), tmp_path / "out", "bf16.tensorrt_rtx.sm86"
+    asked = "engines=[{runtime: tensorrt_rtx, precision: bf16, target: sm86}, {runtime: onnxruntime, precision: fp32}]"
+    refused(toolchain("build", recipe, "--out", out, "--set", asked), 6, rtx, "HardSwish", "the others are kept")
+    report = json.loads((out / "report.json").read_text())
+    failed, fp32 = sorted(report["engines"], key=lambda engine: engine["built"])
+    assert (failed["name"], failed["built"], failed["measured"]) == (rtx, False, False) and "HardSwish" in failed["reason"]
+    assert fp32["built"] and fp32["measured"] and (out / fp32["path"]).is_file()
+    assert "cannot be built" in (out / "report.md").read_text() and rtx not in os.listdir(out / "engines")
+
+
+def test_a_build_none_of_whose_engines_can_be_built_fails_with_the_reason(toolchain: Any, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    recipe = own(tmp_path, save_network(tmp_path / "net.onnx", "hard_swish"))
+    asked = "engines=[{runtime: tensorrt_rtx, precision: bf16, target: sm86}]"
+    refused(toolchain("build", recipe, "--out", tmp_path / "out", "--set", asked), 6, "HardSwish")
+    assert not (tmp_path / "out" / "report.json").exists()
 
 
 @pytest.mark.parametrize(("overrides", "code", "words"), [

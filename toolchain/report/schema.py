@@ -144,6 +144,7 @@ class EngineResult(Part):
         None, description="the same of a 2:4 network: half of the weights, and two bits for the place of each")
     sparse: Sparse | None = Field(None, description="of a TensorRT engine with 2:4 sparse layers")
     unpruned: bool = Field(False, description="the network before pruning: a reference that no limit judges")
+    built: bool = Field(True, description="false: `reason` says why it could not be built")
     measured: bool
     reason: str | None = Field(None, description="why it was not measured")
     top1_percent: Percent | None = None

@@ -141,7 +141,7 @@ def compute_words(engine: EngineResult) -> str:
 
 def unmeasured(engine: EngineResult) -> str:
     """'not measured: no GPU'."""
-    return f"not measured: {engine.reason}"
+    return f"not measured: {engine.reason}" if engine.built else str(engine.reason)
 
 
 def deflated(engine: EngineResult) -> str:

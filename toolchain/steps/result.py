@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from toolchain.errors import ToolchainError
 from toolchain.recipe.schema import Engine, Recipe
 from toolchain.report.make import make_report, write_report
 from toolchain.report.schema import Report
@@ -20,11 +21,12 @@ TRAINING_STAGES = ("teacher", "train", "prune", "half_finetune", "qat_int4", "qa
 
 def reported(
     recipe: Recipe, work: WorkDir, engines: Mapping[str, Engine], stages: Mapping[str, Stage], measurement: Stage,
-    unpruned: Mapping[str, Stage] | None = None,
+    unpruned: Mapping[str, Stage] | None = None, failed: Mapping[str, ToolchainError] | None = None,
 ) -> Report:
     """Write report.json, report.md and report.html into the output folder. Raises WorkDirError.
 
-    unpruned: the reference engines of the network before pruning, by the names that `measurement` knows.
+    unpruned: the reference engines of the network before pruning, by the names that `measurement` knows. failed:
+    engines that could not be built, which have no stage.
     """
     from toolchain.doctor import examine
 
@@ -32,8 +34,13 @@ def reported(
     data = _read(folders["data"] / "data.json") | {"calibration": _read(folders["calibrate"] / "calibration.json")}
     figures = {record["name"]: record for record in _read(measurement.folder / "measured.json")}
     packed = _read(folders["packed"] / "packed.json") if "packed" in folders else {}
-    records = []
+    records: list[dict[str, Any]] = []
     for name, engine in engines.items():
+        if failed and name in failed:
+            records.append({"name": name, "precision": engine.precision, "runtime": engine.runtime,
+                            "target": engine.target, "built": False, "measured": False,
+                            "reason": f"cannot be built: {failed[name]}"})
+            continue
         found, facts = _engine(name, stages[name], folders[onnx_stage(engine)], figures)
         records.append({"path": f"engines/{name}/{facts['engine']}", **found, **packed.get(name, {}),
                         "contract": shortened(_read(folders[f"contract_{name}"] / FILE))})
