@@ -45,3 +45,10 @@ def test_a_scaled_gemm_and_a_matmul_of_two_activations_are_no_layers(parse):
     text = "net (float[n,2] x) => (float[n,2] y) { g = Gemm <alpha = 0.5> (x, w)  t = Transpose(g)  m = MatMul(x, t)  "\
            "y = MatMul(m, x) }"
     assert layers(read_onnx(parse(text, w=np.eye(2, dtype=np.float32))).graph) == []
+
+
+def test_what_a_convolution_hands_on_to_other_operators_is_watched_behind_its_own_activation(parse):
+    text = ("net (float[n,3,8,8] x) => (float[n,4,8,8] y) { a = Conv <pads = [1,1,1,1]> (x, w)  h = HardSwish(a)  "
+            "b = Conv <pads = [1,1,1,1]> (h, v)  r = Relu(b)  g = Sigmoid(r)  y = Mul(r, g) }")
+    net = read_onnx(parse(text, w=np.ones((4, 3, 3, 3), np.float32), v=np.ones((4, 4, 3, 3), np.float32))).graph
+    assert quantizable_tensors(net) == ["x", "a", "h", "r"]

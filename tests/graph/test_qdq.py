@@ -9,8 +9,9 @@ from toolchain.graph.convert import convert
 from toolchain.graph.onnx_file import read_onnx, write_onnx
 from toolchain.graph.qdq import code_grid, quantize_int8, weight_codes
 from toolchain.graph.rules import RULES
+from toolchain.quantize.calibrate import calibrate
 from toolchain.ranges import ActivationRange, Ranges
-from toolchain.recipe.schema import Int8
+from toolchain.recipe.schema import Int8, MaxCalibrator
 
 U8, I8, F32 = np.uint8, np.int8, np.float32
 NETWORKS = ["vgg", "resnet18", "mobilenet_v2"]
@@ -87,6 +88,20 @@ def test_onnxruntime_runs_every_layer_in_integers(float_onnx, ranges, tmp_path, 
 def test_onnxruntime_concatenates_in_integers(float_onnx, ranges, tmp_path, optimized_ops):
     ops = optimized_ops(quantized(float_onnx, ranges, tmp_path, "squeezenet1_1", "cpu_x86")[0])
     assert ops["QLinearConcat"] == 8 and ops["QLinearConv"] == 26 and "FusedConv" not in ops
+
+
+@pytest.mark.parametrize("activation", ["y = HardSwish(a)", "g = Sigmoid(a)  y = Mul(a, g)", "y = LeakyRelu(a)"])
+def test_convolutions_before_operators_without_integer_kernels_run_in_integers(parse, tmp_path, optimized_ops, activation):
+    """The Q behind the convolution is what makes it QLinearConv: HardSwish or SiLU itself stays float."""
+    rng = np.random.default_rng(0)
+    text = f"""net (float[n,3,8,8] x) => (float[n,8,1,1] z) {{
+      a = Conv <pads = [1,1,1,1]> (x, w)  {activation}  c = Conv <pads = [1,1,1,1]> (y, v)  z = GlobalAveragePool(c) }}"""
+    path = parse(text, w=rng.normal(size=(8, 3, 3, 3)).astype(F32), v=rng.normal(size=(8, 8, 3, 3)).astype(F32))
+    images = rng.normal(size=(16, 3, 8, 8)).astype(F32)
+    found = calibrate(path, [images], MaxCalibrator(method="max"))
+    convert(path, tmp_path / "int8.onnx", "int8", "cpu_x86", found, probe=images)
+    ops = optimized_ops(tmp_path / "int8.onnx")
+    assert ops["QLinearConv"] == 2 and not {"Conv", "FusedConv"} & set(ops), ops
 
 
 @pytest.mark.parametrize("rules", ["tensorrt", "tensorrt_sm75"])

@@ -15,6 +15,7 @@ from toolchain.graph.edit import constant
 LAYER_OPS = ("Conv", "Gemm", "MatMul")
 POOL_OPS = ("MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean")
 JOIN_OPS = ("Add", "Concat")
+MOVED_PAST = ("Relu", "Clip", "MaxPool", "Reshape", "Transpose")  # a Q behind one of them serves the layer before it
 
 
 @dataclass(frozen=True)
@@ -84,20 +85,31 @@ def channel_axis(node: ir.Node) -> int:
 
 
 def quantizable_tensors(graph: ir.Graph) -> list[str]:
-    """Names of all activations that some target may quantize: inputs of layers, pools, residual Adds and Concats.
+    """Names of all activations that some target may quantize: inputs of layers, pools, residual Adds and Concats, and
+    what a convolution hands on to anything else (a HardSwish), as it is an integer kernel only with a quantized result.
 
     In the order they are computed, each once. Which of them are float is for the runtime to say.
     """
     found: dict[str, None] = {}
     for node in graph:
+        feeding: list[ir.Value | None] = []
         if node.op_type in LAYER_OPS and _has_stored_weight(node) or node.op_type in POOL_OPS:
             feeding = [node.inputs[0]]
         elif node.op_type in JOIN_OPS:
             feeding = list(node.inputs) if all(constant(value) is None for value in node.inputs) else []
-        else:
-            continue
+        if node.op_type == "Conv" and _has_stored_weight(node):
+            feeding.append(handed_on(node))
         found.update({value.name: None for value in feeding if value is not None and value.name})
     return list(found)
+
+
+def handed_on(node: ir.Node) -> ir.Value | None:
+    """The value that a Q after `node` would stand on: its result, behind the activations that an integer kernel takes
+    over; None where nothing reads it."""
+    value = node.outputs[0]
+    while len(uses := list(value.uses())) == 1 and uses[0].node.op_type in MOVED_PAST:
+        value = uses[0].node.outputs[0]
+    return value if uses else None
 
 
 def _has_stored_weight(node: ir.Node) -> bool:

@@ -18,13 +18,12 @@ import onnx_ir as ir
 from toolchain.errors import OnnxError
 from toolchain.graph.clean import drop_unused
 from toolchain.graph.edit import add_initializer, constant, insert, replace_node
-from toolchain.graph.layers import LAYER_OPS, Layer, chosen_layers, layers
+from toolchain.graph.layers import LAYER_OPS, MOVED_PAST, Layer, chosen_layers, handed_on, layers
 from toolchain.graph.rules import Rules
 from toolchain.ranges import ActivationRange, Ranges
 
 SMALLEST_SCALE = 1e-7  # below it an FP16 scale would be 0
 LARGEST_E4M3 = 448.0
-MOVED_PAST = ("Relu", "Clip", "MaxPool", "Reshape", "Transpose")  # a Q behind one of them serves the layer before it
 FLOATS = {"fp32": np.float32, "fp16": np.float16}
 
 
@@ -146,10 +145,8 @@ class Activations:
 
     def quantize_result(self, node: ir.Node) -> None:
         """Let whatever reads the node's result, behind its activation, read codes: else it computes in float."""
-        value = node.outputs[0]
-        while len(uses := list(value.uses())) == 1 and uses[0].node.op_type in MOVED_PAST:
-            value = uses[0].node.outputs[0]
-        for use in list(value.uses()):
+        value = handed_on(node)
+        for use in list(value.uses()) if value else ():
             if use.node.op_type != "QuantizeLinear":
                 self.quantize(use.node, use.idx)
 
