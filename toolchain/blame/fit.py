@@ -14,8 +14,10 @@ from toolchain.blame.align import Aligned, Grid
 SAMPLE = 2**16  # values of one tensor that are looked at; the largest magnitude is that of all
 FACTORS = 2.0 ** (np.arange(-16, 13) / 2)  # candidate scales, as multiples of the file's
 LIMITS = {ir.DataType.UINT8: (0, 255), ir.DataType.INT8: (-128, 127)}
-LARGEST_CODE = 127  # above zero_point, of the candidates: targets share one scale, amax / 127, so UINT8 codes of a
-#                     tensor that is never negative use half of their range, and that is no fault
+# above zero_point, of the candidates. On the scale of signed codes, amax / 127, UINT8 codes of a tensor that is never
+# negative go on to twice amax, and that is no fault. Where they end at amax or below, as where training or a Clip clips
+# (graph/qdq.code_grid), the file's grid is finer than the candidates, so that `misfit` is rather too small.
+LARGEST_CODE = 127
 
 
 @dataclass
@@ -58,7 +60,8 @@ class Noise:
         """Up to where codes reach, over the largest magnitude seen: at most about 1 on the images of the calibration.
 
         A calibrator never leaves room above the largest value it saw, but other images may stay below it. UINT8 codes
-        of a tensor that is never negative reach twice as far as counted here, for its scale is that of signed codes.
+        of a tensor that is never negative reach twice as far as counted here, 255 above zero_point: to twice amax, or
+        to amax where training or a Clip clips there, which counts as half.
         """
         reach = self.grid.scale * (448 if self.grid.kind == ir.DataType.FLOAT8E4M3FN else LARGEST_CODE)
         return reach / self.largest if self.largest > 0 else 1.0
