@@ -1,16 +1,28 @@
 """What the report says of quantization: made-up facts, every number known beforehand."""
 
+import io
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from rich.console import Console
 
 from toolchain.report.html import render_html
 from toolchain.report.markdown import render_markdown
 from toolchain.report.quantized import Quantization
-from toolchain.report.quantized_words import gpfq_rows, intro, mixed_rows, mixed_told, repair_rows, storage_rows
+from toolchain.report.quantized_words import (
+    gpfq_rows,
+    intro,
+    mixed_rows,
+    mixed_told,
+    repair_rows,
+    storage_rows,
+    summary,
+)
 from toolchain.report.schema import Report
+from toolchain.report.table import print_report
 
 LAYER = {"name": "features.0<b>", "parameters": 1000, "bits": 3, "levels": 7, "coding": "3 bits each", "relative_error": 0.0512,
          "nearest_relative_error": 0.1234, "packed_bytes": 415}
@@ -68,7 +80,50 @@ def test_a_precision_for_each_layer_and_what_came_of_it(report: Report) -> None:
     assert mixed_rows(mixed) == [("features.0", "INT8 weight-only", "0.0125", "564 B", "1,000", "budget"),
                                  ("classifier", "FP16", "–", "80 B", "40", "the recipe")]
     assert mixed_told(mixed) == ("mixed.onnxruntime.cpu_x86, policy budget: KL to the float network 0.0125 nats predicted, "
-                                 "0.014 nats measured; 700 B of 4.2 kB of FP32's weights.")
+                                 "0.014 nats measured; 700 B of 4.2 kB of FP32's weights; joins quantized.")
+
+
+CHECK = {"assignment": {"features.0": "int8"}, "loss_nats": 0.01, "weight_bytes": 700}
+
+
+@pytest.mark.parametrize(("budget", "measured", "checks", "told"), [
+    ({"kind": "latency", "asked": 0.9, "limit": 0.1149}, {"latency_ms": 0.0979, "fp32_latency_ms": 0.1277, "share": 0.8211}, [
+        {**CHECK, "joins": "quantized", "kl_nats": 0.0144, "share": 0.9312, "accepted": False},
+        {**CHECK, "joins": "float", "kl_nats": 0.0123, "share": 0.8211, "accepted": True}],
+     ("asked for at most 0.9 of FP32's p50, measured 0.82 (0.098 of 0.128 ms) when it was chosen",
+      "joins float, chosen by auto: 0.0123 nats, 0.82 of FP32's p50; quantized: 0.0144 nats, 0.93 of FP32's p50.")),
+    ({"kind": "bytes", "asked": 0.2, "limit": 840}, {}, [{**CHECK, "joins": "float", "kl_nats": 0.0123, "accepted": True}],
+     ("asked for at most 840 B of weights, 0.2 of FP32's;", "joins float.")),
+    ({"kind": "bytes", "asked": 5000, "limit": 5000}, {}, [], ("asked for at most 5.0 kB of weights;", "joins float."))])
+def test_a_budget_says_what_was_asked_what_was_measured_and_which_joins_were_chosen(
+        joined: Callable[..., Report], engines: list[dict[str, Any]], budget: dict[str, Any], measured: dict[str, float],
+        checks: list[dict[str, Any]], told: tuple[str, ...]) -> None:
+    mixed = FACTS["mixed"][0] | {"joins": "float", "budget": budget, "checks": checks}
+    mixed["measured"] = {**mixed["measured"], **measured}
+    report = joined(engines, quantization={**FACTS, "mixed": [mixed]})
+    assert report.quantization is not None
+    said = mixed_told(report.quantization.mixed[0])
+    assert all(part in said for part in told) and said.endswith(told[-1])
+    assert said in render_markdown(report).replace("\\", "") and said.replace("'", "&#39;") in render_html(report)
+    assert json.loads(report.to_json())["quantization"]["mixed"][0]["budget"] == budget
+
+
+def test_where_the_fp32_engine_holds_the_codes_the_float_network_is_told_beside_it(
+        joined: Callable[..., Report], engines: list[dict[str, Any]], report: Report) -> None:
+    judged = {"val_top1_percent": 71.2, "float_val_top1_percent": 79.9, "val_images": 2000}
+    cost = "Val top-1 71.20 % with GPFQ's 3-bit weights, 79.90 % with those of the float network (−8.70 points on 2,000 images)."
+    fits = joined(engines, quantization={**FACTS, "gpfq": FACTS["gpfq"] | judged})
+    assert summary(fits) == cost
+    alone = joined(engines[:2], quantization={**FACTS, "gpfq": FACTS["gpfq"] | judged | {"precisions": ["fp32"]}})
+    assert summary(alone) == (
+        "fp32.onnxruntime.cpu_x86 is the GPFQ network, as no integer type holds its codes, and the reference of every accuracy "
+        f"here: none shows what GPFQ cost. {cost} The FP16 engines are the float network.")
+    for text in (render_markdown(alone).replace("\\", ""), render_html(alone).replace("&#39;", "'")):
+        assert text.count(cost) == 2, "below the headline, and in the section on quantization"
+    console = Console(width=400, file=io.StringIO())
+    print_report(alone, console)
+    assert summary(alone) in console.file.getvalue()  # type: ignore[attr-defined]
+    assert summary(report) == "", "of an earlier version"
 
 
 def test_both_pages_show_it_and_escape_names(report: Report, sample_report: Report) -> None:

@@ -53,7 +53,7 @@ def test_points_carry_a_true_minus_and_zero_has_no_sign():
 def test_the_headline_names_the_fastest_engine_that_breaks_no_limit(sample_report: Report):
     assert words.headline(sample_report) == (
         "INT8 on ONNX Runtime is 6.62× as fast as FP32 with 25 % of its weight bytes: "
-        "top-1 98.33 % against 98.61 % (−0.28 points, 95 %: −1.11 to +0.28).")  # -0.28 - 0.83, -0.28 + 0.56
+        "top-1 98.33 % (95 %: 96.4–99.2) against 98.61 % (−0.28 points, 95 %: −1.11 to +0.28).")  # -0.28 - 0.83, -0.28 + 0.56
 
 
 def test_an_engine_that_breaks_a_limit_is_not_the_best_one(sample_report: Report, engines: list[dict[str, Any]]):
@@ -102,6 +102,18 @@ def test_stages_of_single_engines_are_one_row(sample_report: Report):
     report = Report.model_validate(sample_report.model_dump() | {"stages": listed})
     assert words.stage_rows(report) == [("train", 60.0, "cached", 12 * "a"), ("engine × 2", 4.0, "1 cached", ""),
                                         ("export_qat", None, "", 12 * "a")]
+
+
+def test_a_headline_has_no_interval_where_none_was_measured(sample_report: Report, engines: list[dict[str, Any]]):
+    report = rebuilt(sample_report, [engines[0], engines[3] | {"top1_interval": None}])
+    assert "top-1 98.33 % against 98.61 % (" in words.headline(report)
+
+
+def test_it_is_told_where_every_latency_sample_lies(sample_report: Report):
+    key = next(stage.key for stage in sample_report.stages if stage.name == "measure")
+    assert f"Every sample lies in latency.npz of stages/measure-{key[:16]}." in " ".join(words.how_measured(sample_report))
+    untimed = sample_report.model_copy(update={"engines": [e for e in sample_report.engines if not e.measured]})
+    assert "latency.npz" not in " ".join(words.how_measured(untimed))
 
 
 def test_the_way_of_measuring_is_told_from_the_recipe(sample_report: Report):

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from toolchain.graph.convert import convert
@@ -27,7 +28,16 @@ net (float[n,3,32,32] images) => (float[n,10] logits) {
 """
 
 
-def job_of(tmp_path, **section):
+PIXELS = """
+net (float[n,3,32,32] images) => (float[n,10] logits) {
+  p = AveragePool <kernel_shape = [8,8], strides = [8,8]> (images)
+  f = Flatten(p)
+  logits = Gemm <transB = 1> (f, head)
+}
+"""
+
+
+def job_of(tmp_path, text=TEXT, shapes=None, **section):
     """A job on digits up to its data, and a stage with an untrained network."""
     recipe = Recipe(name="a", model={"arch": "vgg11"}, quantize={"method": "gpfq", "images": 8, "calibration": {"images": 8}, **section})
     work = WorkDir(tmp_path)
@@ -36,8 +46,8 @@ def job_of(tmp_path, **section):
 
     def make(folder):
         rng = np.random.default_rng(0)
-        model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]>\n{TEXT}')
-        for name, shape in {"conv": (16, 3, 3, 3), "head": (10, 16)}.items():
+        model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]>\n{text}')
+        for name, shape in (shapes or {"conv": (16, 3, 3, 3), "head": (10, 16)}).items():
             model.graph.initializer.append(onnx.numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name))
         onnx.save(model, folder / "model.onnx")
 
@@ -64,6 +74,19 @@ def test_codes_are_packed_published_and_come_out_of_both_integer_files(tmp_path)
             assert (same == expected).all(), (precision, name)
     again = gpfq_quantized(job, onnx_stage, {"int4"})
     assert again["int4"][0].cached and again["int4"][0].key == made.key
+
+
+def test_top1_on_val_is_told_of_the_float_network_and_of_its_codes(tmp_path):
+    job, onnx_stage = job_of(tmp_path, PIXELS, {"head": (10, 48)}, bits=2)
+    made = gpfq_quantized(job, onnx_stage, {"int4"})["int4"][0]
+    told, val = json.loads((made.folder / "gpfq.json").read_text()), job.dataset().val
+    assert told["val_images"] == len(val.labels) == 144
+    images = job.dataset().preprocess.normalize(val.images(np.arange(144)))
+    found = []
+    for file in (onnx_stage, made):
+        session = onnxruntime.InferenceSession(file.folder / "model.onnx", providers=["CPUExecutionProvider"])
+        found.append(100 * (session.run(None, {"images": images})[0].argmax(axis=1) == val.labels).mean())
+    assert [told["float_val_top1_percent"], told["val_top1_percent"]] == pytest.approx(found) and found[0] != found[1]
 
 
 def test_codes_that_no_integer_type_holds_run_as_float_weights(tmp_path):

@@ -30,6 +30,7 @@ class LayerVerdict(Part):
     macs: int | None = None
     verdict: Verdict
     why: str = ""
+    arithmetic: str | None = Field(None, description="what its multiply-adds run in, where that is told")
 
 
 class Numbers(Part):
@@ -44,7 +45,10 @@ class Numbers(Part):
 class Contract(Part):
     """Shares of multiply-adds, 0 to 1. layers: those that did not keep it; `contract.json` has them all."""
 
-    share: dict[str, float] = Field({}, description="precision -> share that runs in it, as far as it can be told")
+    share: dict[str, float] = Field({}, description=(
+        "precision -> share of it, as far as it can be told; int4, int8_weight_only and, where the runtime lacks such "
+        "kernels, fp16 and bf16 are forms of storage: `arithmetic` tells what is computed in"))
+    arithmetic: dict[str, float] = Field({}, description="int8, fp32, … -> share that is computed in it")
     kept_share: float = Field(ge=0, le=1)
     undecidable_share: float = Field(0.0, ge=0, le=1)
     layers: list[LayerVerdict] = []
@@ -94,12 +98,20 @@ def rows(engines: Sequence[EngineResult]) -> list[Row]:
             found.append(Row(engine.name, "all", engine.precision, "", contract.numbers.verdict, contract.numbers.why))
         alike: dict[tuple[str, str, str, str], list[str]] = {}
         for layer in contract.layers:
-            key = (layer.asked, layer.realised or "cannot be told", layer.verdict, layer.why)
+            key = (layer.asked, _runs_in(layer), layer.verdict, layer.why)
             alike.setdefault(key, []).append(layer.name)
         for (asked, runs, verdict, why), names in alike.items():
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             found.append(Row(engine.name, names[0] + more, asked, runs, verdict, why))
     return sorted(found, key=lambda row: row.verdict != "broken")
+
+
+def _runs_in(layer: LayerVerdict) -> str:
+    """'int8'; 'int4 weights, fp32 arithmetic' of a form of storage."""
+    if layer.realised is None or layer.arithmetic in (None, layer.realised):
+        return layer.realised or "cannot be told"
+    weights = layer.realised.removesuffix("_weight_only")
+    return f"{weights} weights, {layer.arithmetic} arithmetic"
 
 
 def slow(engines: Sequence[EngineResult]) -> list[str]:

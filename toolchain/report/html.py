@@ -17,7 +17,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from toolchain.report import contract, plot, pruned_words, taught, training, words
+from toolchain.report import contract, plot, pruned_words, quantized_words, taught, training, words
 from toolchain.report.html_pruned import pruned_section
 from toolchain.report.limits import amount, asks, broken, matrix, weight_share
 from toolchain.report.quantized_pages import quantized_section
@@ -215,8 +215,8 @@ def render_html(report: Report, sheet: bytes | None = None, pruned_sheet: bytes 
     total = sum(s.seconds or 0.0 for s in report.stages)
     return environment.get_template("template.html.j2").render(
         report=report, name=str(report.recipe.get("name", "build")), headline=words.headline(report),
-        pruned_told=pruned_words.summary(report), pruned=pruned_section(report, pruned_sheet),
-        quantized=quantized_section(report),
+        below=[told for told in (quantized_words.summary(report), pruned_words.summary(report)) if told],
+        pruned=pruned_section(report, pruned_sheet), quantized=quantized_section(report),
         contract={"intro": contract.INTRO, "titles": contract.TITLES, "rows": contract.rows(report.engines),
                   "slow": contract.slow(report.engines), "shown": contract.SHOWN},
         tiles=words.tiles(report), plots=_plots(report), legend=_legend(report),

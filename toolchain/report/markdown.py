@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from toolchain.report import contract, pruned_choice, pruned_words, taught, training, words
+from toolchain.report import contract, pruned_choice, pruned_words, quantized_words, taught, training, words
 from toolchain.report.fidelity import Fidelity
 from toolchain.report.limits import amount, asks, broken, matrix
 from toolchain.report.pruned import Pruning
@@ -226,7 +226,7 @@ def render_markdown(report: Report) -> str:
     sections = [
         f"# {escape(report.recipe.get('name', 'build'))}",
         f"**{escape(words.headline(report))}**",
-        escape(pruned_words.summary(report)),
+        escape(quantized_words.summary(report)), escape(pruned_words.summary(report)),
         "## Engines\n" + table(ENGINE_TITLES, map(_engine_row, [*report.engines, *report.unpruned])),
         _limits(report), _contract(report), _throughput(report),
         quantized_markdown(report, code, escape, table), _pruned(report),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -61,6 +61,10 @@ class Gpfq(Part):
     parameters: Count
     float_bytes: Bytes
     packed_bytes: Bytes
+    val_top1_percent: Percent | None = Field(
+        None, description="of the network with these weights and float activations, on val")
+    float_val_top1_percent: Percent | None = Field(None, description="of the float network that it was made from")
+    val_images: Count | None = Field(None, description="how many of val were judged")
 
 
 class MixedLayer(Part):
@@ -74,12 +78,36 @@ class MixedLayer(Part):
     fixed: bool = Field(False, description="the recipe named it")
 
 
+class MixedBudget(Part):
+    """What a mixed engine had to hold. limit: bytes, or ms beside the FP32 engine as timed for the accepted check."""
+
+    kind: Literal["bytes", "latency"]
+    asked: NotNegative = Field(description="as the recipe has it")
+    limit: NotNegative
+
+
+class MixedCheck(Part):
+    """One assignment that was rebuilt, in one form of `joins`. share: of the FP32 engine's p50."""
+
+    assignment: dict[str, str] = {}
+    joins: str
+    accepted: bool
+    loss_nats: float | None = None
+    kl_nats: float | None = None
+    weight_bytes: Bytes | None = None
+    latency_ms: NotNegative | None = None
+    fp32_latency_ms: NotNegative | None = None
+    share: NotNegative | None = None
+
+
 class Mixed(Part):
     """assignment.json of one mixed engine: a precision for each layer, what was predicted of it, and measured."""
 
     engine: str
     policy: str
-    joins: str
+    joins: str = Field(description="residual Adds, Concats and pools: quantized or float")
+    budget: MixedBudget | None = Field(None, description="null: of a policy without one")
+    checks: list[MixedCheck] = Field([], description="rebuilt and verified against the budget; one is accepted")
     layers: list[MixedLayer]
     predicted: dict[str, float | None] = {}
     measured: dict[str, float | None] = {}

@@ -14,7 +14,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from toolchain.report import pruned_words, taught, words
+from toolchain.report import pruned_words, quantized_words, taught, words
 from toolchain.report.limits import RULES, amount, asks
 from toolchain.report.schema import EngineResult, LimitResult, Report
 
@@ -123,7 +123,8 @@ def render_table(report: Report, width: int, plain: bool) -> RenderableType:
     if report.limits:
         parts += [Text("Limits", style="bold"), *limit_lines(report.limits), Text("")]
     parts.append(Text(words.headline(report), style="bold"))
-    parts += [Text(told) for told in (pruned_words.summary(report), taught.summary(report)) if told]
+    below = (quantized_words.summary(report), pruned_words.summary(report), taught.summary(report))
+    parts += [Text(told) for told in below if told]
     return Group(*parts)
 
 

@@ -175,11 +175,16 @@ def _certainty(engine: EngineResult, reference: EngineResult) -> str:
     return ", inside FP32's 95 % interval" if inside else ""
 
 
+def _own_interval(engine: EngineResult) -> str:
+    """' (95 %: 96.4–99.2)', or nothing at all."""
+    return f" (95 %: {interval(engine.top1_interval)})" if engine.top1_interval else ""
+
+
 def _accuracy_words(engine: EngineResult, report: Report) -> str:
     reference, drop = fp32_reference(engine, report.engines), top1_drop(engine, report.engines)
     if reference is None or drop is None:
-        return f"top-1 {percent(engine.top1_percent)} %"
-    both = f"{percent(engine.top1_percent)} % against {percent(reference.top1_percent)} %"
+        return f"top-1 {percent(engine.top1_percent)} %{_own_interval(engine)}"
+    both = f"{percent(engine.top1_percent)} %{_own_interval(engine)} against {percent(reference.top1_percent)} %"
     agreement = engine.agreement_percent
     apart = ""
     if agreement is not None and agreement < FAR_APART:
@@ -267,10 +272,18 @@ def how_measured(report: Report) -> list[str]:
         f"{cfg.get('rounds', NOTHING)} rounds that each time every engine {cfg.get('runs_per_round', NOTHING)} times "
         f"in random order{n}{first}; {threads} CPU threads. ± is one standard deviation.",
         "Speed-up: FP32 latency divided by the engine's, against the FP32 engine of the same runtime where there is "
-        "one and never across CPU and GPU, with a bootstrap 95 % interval over rounds.",
+        "one and never across CPU and GPU, with a bootstrap 95 % interval over rounds."
+        + _samples_kept(report),
         "Weights: bytes of all weights as stored in the engine's ONNX file. Engine file: the file that ships. "
         "Deflated: that file as zlib packs it at level 6. 1 MB = 1,000,000 bytes.",
     ]
+
+
+def _samples_kept(report: Report) -> str:
+    """' Every sample lies in latency.npz of stages/measure-0123456789abcdef.', or nothing where none was timed."""
+    key = next((stage.key for stage in report.stages if stage.name == "measure"), None)
+    timed = any(engine.latency_ms for engine in report.engines)
+    return f" Every sample lies in latency.npz of stages/measure-{key[:16]}." if key and timed else ""
 
 
 def environment_rows(report: Report) -> list[tuple[str, str]]:

@@ -12,8 +12,10 @@ from toolchain.recipe.load import locate
 from toolchain.recipe.schema import Gpfq
 from toolchain.steps.graphs import calibrated
 from toolchain.steps.job import ONNX_PACKAGES, Job, plain
+from toolchain.steps.judging import val_top1
 from toolchain.workdir import Stage, sha256_tree
 
+JUDGED = 2000  # images of val, at most, that say what the codes cost
 STEPS = {"int4": 7, "int8_weight_only": 127, "int8": 127}  # amax / scale, as the graph side divides it
 
 
@@ -22,7 +24,8 @@ def gpfq_quantized(job: Job, onnx: Stage, precisions: Collection[str]) -> dict[s
 
     For those asked for that hold the codes; the other engines start from the clean float network as ever.
 
-    The `gpfq` stage leaves model.onnx, gpfq.json (per layer and in all) and codes.safetensors, the packed weights.
+    The `gpfq` stage leaves model.onnx, gpfq.json (per layer and in all, with the top-1 on val of the float network and
+    of the one with these weights) and codes.safetensors, the packed weights.
     """
     cfg = job.recipe.quantize
     assert isinstance(cfg, Gpfq)
@@ -45,15 +48,20 @@ def _codes(job: Job, onnx: Stage, cfg: Gpfq) -> Stage:
         done = quantize_network(source, job.dataset().preprocess.normalize(images), cfg, seed)
         write_quantized(source, done, folder / "model.onnx")
         write_packed(folder / "codes.safetensors", {name: layer.weight for name, layer in done.items()})
-        found = facts(done, cfg)
+        float_val, coded_val = (val_top1(path, job.dataset(), JUDGED, seed) for path in (source, folder / "model.onnx"))
+        found = {**facts(done, cfg), "float_val_top1_percent": float_val.percent,
+                 "val_top1_percent": coded_val.percent, "val_images": coded_val.images}
         write_text(folder / "gpfq.json", json.dumps(found, indent=1))
         worst = max(found["layers"], key=lambda layer: layer["relative_error"])
         return (f"{len(done)} layers, {found['packed_bytes'] / 1e6:.3f} MB packed, largest error "
-                f"{100 * worst['relative_error']:.1f} % in {worst['name']}")
+                f"{100 * worst['relative_error']:.1f} % in {worst['name']}; val top-1 {float_val.percent:.2f} -> "
+                f"{coded_val.percent:.2f} %")
 
     section = [plain(cfg, "calibrator", "calibration"), seed, sha256_tree(chosen) if chosen else None]
-    stage = job.work.stage("gpfq", make, section=section, inputs=[job.data, onnx], rooms=["quantize", "graph", "data"],
-                           packages=["numpy", "onnxruntime-gpu", "onnxruntime", "safetensors", *ONNX_PACKAGES])
+    stage = job.work.stage(
+        "gpfq", make, section=section, inputs=[job.data, onnx],
+        rooms=["quantize", "graph", "data", "steps/gpfq.py", "steps/judging.py"],
+        packages=["numpy", "onnxruntime-gpu", "onnxruntime", "safetensors", *ONNX_PACKAGES])
     for file in ("gpfq.json", "codes.safetensors"):
         job.work.publish(stage.folder / file, f"gpfq/{file}")
     return stage

@@ -17,6 +17,7 @@ from toolchain.recipe.load import locate
 from toolchain.recipe.repair import FOR_ACTIVATIONS, IN_ORDER_OF_COST, AutoRepair
 from toolchain.recipe.schema import Ptq, Recipe
 from toolchain.steps.job import ONNX_PACKAGES, Job, plain
+from toolchain.steps.judging import val_top1
 from toolchain.workdir import Stage, sha256_tree
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 TOP1_DROP = 0.5  # points that `repair: auto` allows where the recipe sets no limit
 RULES = "cpu_x86"  # whose engine file judges: it runs wherever ONNX Runtime does
-BATCH = 64
 
 Precision = Literal["int8", "int4"]
 
@@ -55,7 +55,7 @@ def repaired(job: Job, onnx: Stage, ranges: Stage, precision: Precision = "int8"
     section = [precision, plain(quantize, "mixed"), limit, seed, sha256_tree(chosen) if chosen else None]
     stage = job.work.stage(
         f"repair_{precision}", make, section=section, inputs=[job.data, onnx, ranges],
-        rooms=["steps/repairing.py", "quantize", "graph", "data", "ranges.py"],
+        rooms=["steps/repairing.py", "steps/judging.py", "quantize", "graph", "data", "ranges.py"],
         packages=["torch", "onnxruntime-gpu", "onnxruntime", *ONNX_PACKAGES])
     return stage, stage
 
@@ -119,24 +119,8 @@ class Bench:
         return folder / "engine.onnx"
 
     def top1_percent(self, path: Path, images: int) -> float:
-        """Top-1 of an ONNX file on at most so many images of val, as equal per class as can be."""
-        import numpy as np
-
-        from toolchain.data.calibration import balanced_order
-        from toolchain.data.dataset import in_order
-        from toolchain.graph.compare import open_session
-
-        val, right = self.dataset.val, 0
-        rows = np.sort(balanced_order(val.labels, self.seed)[:images])
-        session = open_session(path)
-        name, size = session.get_inputs()[0].name, session.get_inputs()[0].shape[0]
-        batch = size if isinstance(size, int) else BATCH
-        for at in in_order(len(rows), batch):
-            chunk = self.dataset.preprocess.normalize(val.images(rows[at]))
-            fed = np.concatenate([chunk, np.repeat(chunk[-1:], batch - len(chunk), axis=0)])
-            answers = session.run(None, {name: fed})[0][: len(chunk)].argmax(axis=1)
-            right += int((answers == val.labels[rows[at]]).sum())
-        return 100.0 * right / len(rows)
+        """Top-1 of an ONNX file on at most so many images of val."""
+        return val_top1(path, self.dataset, images, self.seed).percent
 
 
 def by_need(bench: Bench, folder: Path, limit: float, images: int) -> tuple[list[dict[str, Any]], str]:
