@@ -11,10 +11,12 @@ NETWORKS = ("vgg", "resnet18", "mobilenet_v2", "squeezenet")
 def test_onnxruntime_keeps_what_was_asked_of_every_layer(converted, held, name, precision):
     found = held(converted(name, precision, "cpu_x86"), "onnxruntime", precision, numbers=True)
     assert (found["kept_share"], found["undecidable_share"], found["reasons"]) == (1, 0, {})
-    assert found["numbers"]["verdict"] == "kept"
+    coarse = name == "squeezenet" and precision != "fp32"  # untrained, its logits are mostly rounding
+    assert found["numbers"]["verdict"] == ("undecidable" if coarse else "kept")
     assert sum(found["share"].values()) == pytest.approx(1)
     assert set(found["share"]) <= {precision, "int8_weight_only"}  # INT4: depthwise layers have INT8 weights
     assert found["share"][precision] == 1 or precision == "int4"
+    assert found["arithmetic"] == {"int8" if precision == "int8" else "fp32": 1}  # the rest is a form of storage
 
 
 @pytest.mark.parametrize(("name", "precision"), [*((name, "int8") for name in ("vgg", "resnet18", "mobilenet_v2")),

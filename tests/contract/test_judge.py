@@ -8,7 +8,7 @@ import pytest
 from toolchain.contract import READERS, summed
 from toolchain.contract.engine_file import FileLayer, Join
 from toolchain.contract.judge import Judged, judge, judge_join
-from toolchain.contract.numbers import distance, judged
+from toolchain.contract.numbers import dead, distance, judged
 from toolchain.contract.ran import Ran, assigned, plain_name
 from toolchain.contract.trace import Codes
 from toolchain.engines import BACKENDS
@@ -97,13 +97,38 @@ def test_distances_of_logits():
     ((0.1, 0.1, None), "fp16", "fp16", "undecidable"),  # nothing to compare with
     ((0.15, 0.2, 0.05), "int8", "int8", "broken"),  # above 0.1 and above twice the rounding
     ((0.15, 0.2, 0.08), "int8", "int8", "kept"),
-    ((0.05, 1.5, 1.5), "int8", "int8", "broken"), ((0.005, 1.5, 1.5), "int4", "fp32", "kept"),
+    ((0.05, 1.5, 1.5), "int8", "int8", "broken"), ((0.005, 1.5, 1.5), "int4", "fp32", "undecidable"),
     ((1.0, 1.0, 0.5), "int8", "int8", "broken"),  # all its logits are 0, whatever the file's rounding
     ((0.05, 1.0, 0.2), "int8", "int8", "broken"),
     ((2, 3, 1), "mixed", "mixed", "broken"),
     ((0.5, 0.6, 0.4), "int8", "int8", "undecidable"),  # so coarse a file may move so far by itself
-    ((0.05, 0.4, 0.4), "int8", "int8", "kept"),
+    ((0.05, 0.4, 0.4), "int8", "int8", "undecidable"), ((0.005, 0.31, 0.31), "int4", "fp32", "undecidable"),
+    ((0.05, 0.3, 0.3), "int8", "int8", "kept"), ((0.005, 0.3, 0.3), "int4", "fp32", "kept"),
     ((0.012, 0.2, 0.2), "int4", "fp32", "broken"),  # inputs rounded to INT8 are no FP32 arithmetic
     ((0.012, 0.2, 0.2), "int4", "fp16", "kept")])
 def test_distances_are_judged_by_what_rounding_explains(numbers, precision, compute, verdict):
     assert judged(*numbers, precision, compute)[0] == verdict
+
+
+TOLD = np.array([[4.0, 0.0, 1.0], [0.0, 4.0, 1.0]])
+
+
+@pytest.mark.parametrize(("logits", "words"), [
+    (np.zeros((2, 3)), "it answers every image alike"), (np.array([[4.0, 0, 1], [4, 0, 1]]), "it answers every image alike"),
+    (np.array([[4.0, 4, 4], [1, 1, 1]]), "it gives all classes the same logit"),
+    (TOLD / 2, None), (TOLD + 100, None), (TOLD[:, ::-1], None)])  # far away, but not dead
+def test_logits_that_tell_nothing_are_dead_however_coarse_the_format(logits, words):
+    assert (dead(logits, TOLD) or "None").startswith(str(words))
+
+
+def test_a_network_that_is_dead_in_float_too_is_no_fault_of_its_engine():
+    assert dead(np.ones((2, 3)), np.ones((2, 3))) is None
+    assert dead(np.array([[3.0], [4.0]]), np.array([[3.0], [4.0]])) is None  # one class has nothing to differ from
+
+
+def test_a_form_of_storage_says_what_it_is_computed_in():
+    stored = replace(LAYER, stored="int4", taken=None)
+    kept = verdict("int4", stored, "fp32", replace(RECORD, precision="int4", compute="fp32"))
+    assert (kept.verdict, kept.realised, kept.arithmetic) == ("kept", "int4", "fp32")
+    found = summed(RECORD, [replace(kept, macs=30), verdict("int8"), verdict("int8", arithmetic=None)], None)
+    assert found["share"] == {"int4": 0.6, "int8": 0.2} and found["arithmetic"] == {"fp32": 0.6, "int8": 0.2}  # of 50

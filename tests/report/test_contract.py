@@ -50,6 +50,11 @@ def test_layers_with_one_reason_share_a_row_and_broken_ones_come_first(report_of
         ("b and 1 more", "fp32", "broken"), ("a", "cannot be told", "undecidable")]
 
 
+def test_a_form_of_storage_is_told_with_what_it_is_computed_in(report_of: Callable[..., Report]):
+    layers = [layer("a", realised="int8_weight_only") | {"arithmetic": "fp32"}, layer("b") | {"arithmetic": "fp32"}]
+    assert [r.realised for r in rows(report_of(contract(0.5, *layers)).engines)] == ["int8 weights, fp32 arithmetic", "fp32"]
+
+
 def test_both_pages_name_the_layers_and_escape_the_reasons(report_of: Callable[..., Report]):
     report = report_of(contract(0.5, layer("conv_7")))
     text, page = render_markdown(report), render_html(report)

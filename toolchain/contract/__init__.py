@@ -44,12 +44,12 @@ def contract(
 
 
 def summed(record: EngineRecord, layers: Sequence[Judged], numbers: Mapping[str, Any] | None) -> dict[str, Any]:
-    """contract.json: {"engine", "precision", "layers", "share", "kept_share", "undecidable_share", "reasons",
-    "numbers"}.
+    """contract.json: {"engine", "precision", "layers", "share", "arithmetic", "kept_share", "undecidable_share",
+    "reasons", "numbers"}.
 
     Shares are of multiply-adds, 0 to 1, with the additions of broken residual Adds; where no layer's are known, each
-    counts alike. share: by realised precision, without what cannot be told. reasons: each reason once, with how many
-    layers it holds for.
+    counts alike. share: by realised precision, which may be a form of storage; arithmetic: by what they are computed
+    in; both without what cannot be told. reasons: each reason once, with how many layers it holds for.
     """
     weigh = [layer.macs or 0 for layer in layers]
     if not any(layer.macs for layer in layers if layer.op != "Add"):
@@ -59,15 +59,18 @@ def summed(record: EngineRecord, layers: Sequence[Judged], numbers: Mapping[str,
     def share(of: Sequence[bool]) -> float:
         return sum(weight for weight, counted in zip(weigh, of, strict=True) if counted) / whole
 
-    precisions = dict.fromkeys(layer.realised for layer in layers if layer.realised)
+    def shares(kinds: Sequence[str | None]) -> dict[str, float]:
+        found = {kind: round(share([one == kind for one in kinds]), 6) for kind in dict.fromkeys(kinds) if kind}
+        return {kind: part for kind, part in found.items() if part}
+
     reasons: dict[str, int] = {}
     for layer in layers:
         if layer.why:
             reasons[layer.why] = reasons.get(layer.why, 0) + 1
-    found = {str(p): round(share([layer.realised == p for layer in layers]), 6) for p in precisions}
     return {
         "engine": record.name, "precision": record.precision, "layers": [asdict(layer) for layer in layers],
-        "share": {p: part for p, part in found.items() if part},
+        "share": shares([layer.realised for layer in layers]),
+        "arithmetic": shares([layer.arithmetic for layer in layers]),
         "kept_share": round(share([layer.verdict == "kept" for layer in layers]), 6),
         "undecidable_share": round(share([layer.verdict == "undecidable" for layer in layers]), 6),
         "reasons": reasons, "numbers": dict(numbers) if numbers else None,

@@ -17,9 +17,11 @@ STORED = {"int8_weight_only": "int8"}  # a precision's weights on disk, where th
 
 @dataclass(frozen=True)
 class Judged:
-    """A layer of contract.json. realised: what it runs in, in the words of `asked`; None: it cannot be told.
+    """A layer of contract.json. realised: what it is, in the words of `asked`; None: it cannot be told.
 
-    macs: multiply-adds per image; of an Add, its additions. None: unknown.
+    arithmetic: what its multiply-adds run in, where that is told. It differs from `realised` in forms of storage:
+    weight-only integers, and FP16 and BF16 where the runtime has no kernels for them. macs: multiply-adds per image; of
+    an Add, its additions. None: unknown.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Judged:
     macs: int | None
     verdict: Verdict
     why: str
+    arithmetic: str | None = None
 
 
 def judge(name: str, op: str, asked: str, macs: int | None, layer: FileLayer | None, ran: Ran, record: EngineRecord,
@@ -39,14 +42,14 @@ def judge(name: str, op: str, asked: str, macs: int | None, layer: FileLayer | N
     faults = [*file_faults(asked, layer, record.runtime), *([wrong] if wrong else [])]
     found = realised(layer, ran)
     if faults:
-        return Judged(name, op, asked, found, macs, "broken", "; ".join(faults))
+        return Judged(name, op, asked, found, macs, "broken", "; ".join(faults), ran.arithmetic)
     if ran.arithmetic is None:
         return Judged(name, op, asked, None, macs, "undecidable", ran.why)
     wanted = arithmetic(asked, layer, record)
     if ran.arithmetic != wanted:
         why = f"{ran.why}, not in {wanted}{cause(asked, layer, record)}"
-        return Judged(name, op, asked, found, macs, "broken", why)
-    return Judged(name, op, asked, asked, macs, "kept", "")
+        return Judged(name, op, asked, found, macs, "broken", why, ran.arithmetic)
+    return Judged(name, op, asked, asked, macs, "kept", "", ran.arithmetic)
 
 
 def arithmetic(asked: str, layer: FileLayer, record: EngineRecord) -> str:
@@ -86,7 +89,7 @@ def file_faults(asked: str, layer: FileLayer, runtime: str) -> list[str]:
 
 
 def realised(layer: FileLayer, ran: Ran) -> str | None:
-    """What it runs in, in the words that recipes use for precisions."""
+    """What it is, in the words that recipes use for precisions; integer weights alone are a form of storage."""
     if ran.arithmetic is None or ran.arithmetic in CODED:
         return ran.arithmetic
     weights_alone = {"int8": "int8_weight_only", "int4": "int4", "fp8": "fp8_weight_only"}.get(layer.stored)
@@ -117,8 +120,10 @@ def judge_join(join: Join, ran: Ran | None, runtime: str) -> Judged | None:
     may_be_bare = 1 if runtime.startswith("tensorrt") else 0
     if len(join.bare) > may_be_bare:
         tensors = " and ".join(f"'{name}'" for name in join.bare)
-        return Judged(join.name, "Add", "int8", ran.arithmetic if ran else None, join.additions, "broken",
-                      f"the residual Add reads {tensors} in float: no QuantizeLinear and DequantizeLinear there")
+        found = ran.arithmetic if ran else None
+        return Judged(join.name, "Add", "int8", found, join.additions, "broken",
+                      f"the residual Add reads {tensors} in float: no QuantizeLinear and DequantizeLinear there", found)
     if ran is not None and ran.arithmetic != "int8":
-        return Judged(join.name, "Add", "int8", ran.arithmetic, join.additions, "broken", f"{ran.why}, not in int8")
+        return Judged(join.name, "Add", "int8", ran.arithmetic, join.additions, "broken", f"{ran.why}, not in int8",
+                      ran.arithmetic)
     return None
