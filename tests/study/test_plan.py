@@ -63,6 +63,29 @@ def test_the_engine_that_counts_must_be_built(write: Write, tmp_path: Path) -> N
     assert "rows.a: the recipe builds no engine 'int8.onnxruntime.cpu_x86'" in told and "fp32.onnxruntime.cpu_x86" in told
 
 
+SWEEP = """
+name: s
+seeds: [0]
+set: ["quantize={{method: gpfq, alphabet: study}}", "engines=[{{runtime: onnxruntime, precision: fp32}}, {{runtime: onnxruntime, precision: {precision}}}]"]
+sweep: {{bits: [{bits}]}}
+rows: {{a: {{recipe: tiny.yaml}}}}
+"""
+
+
+def test_a_sweep_builds_no_integer_engine_where_its_integers_hold_no_codes(write: Write, tmp_path: Path) -> None:
+    runs = plan_runs(load_study(write(SWEEP.format(precision="int8_weight_only", bits="7, 8"))), tmp_path / "out")
+    # 2^7 + 1 levels fit INT8, 2^8 + 1 do not and run as floats
+    assert [[e.precision for e in run.recipe.engines or ()] for run in runs] == [["fp32", "int8_weight_only"], ["fp32"]]
+    assert [run.engine.split(".")[0] for run in runs] == ["int8_weight_only", "fp32"]
+
+
+@pytest.mark.parametrize(("precision", "bits", "told"), [
+    ("int4", "3, 6", "engines.1: int4 does not hold the 6-bit study codes of quantize: gpfq; use precision int8_weight_only or int8"),
+    ("int8_weight_only", "8", "engines.1: int8_weight_only does not hold the 8-bit study codes of quantize: gpfq; use precision fp32")])
+def test_a_sweep_whose_engines_hold_the_codes_nowhere_is_refused(write: Write, tmp_path: Path, precision: str, bits: str, told: str) -> None:
+    assert told in complaint(write(SWEEP.format(precision=precision, bits=bits)), tmp_path / "out")
+
+
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "recipes" / "studies").glob("digits_*.yaml")), ids=lambda p: p.stem)
 def test_a_shipped_study_on_digits_can_be_built(path: Path, tmp_path: Path) -> None:
     file = load_study(path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +13,7 @@ from toolchain.build import build
 from toolchain.errors import RecipeError, ToolchainError
 from toolchain.recipe.load import data_roots, load_recipe, locate
 from toolchain.recipe.schema import Gpfq, Recipe
-from toolchain.recipe.study import StudyFile
+from toolchain.recipe.study import StudyFile, Sweep
 from toolchain.steps.target import choose_engines
 from toolchain.study.figures import coded_engine, judged_engine
 from toolchain.workdir import WorkDir
@@ -87,7 +89,7 @@ def _row(
         raise RecipeError(f"recipe: {path} is a folder; name a YAML file in it")
     runs = []
     for seed in study.seeds:
-        recipe = load_recipe(path, [*study.set, *row.set, *overrides, f"seed={seed}"], architectures)
+        recipe = _recipe(path, [*study.set, *row.set, *overrides, f"seed={seed}"], study.sweep, architectures)
         engines = choose_engines(recipe)
         engine = judged_engine(engines, study.engine)
         if study.sweep and study.engine is None and isinstance(recipe.quantize, Gpfq):
@@ -102,3 +104,21 @@ def _row(
     first = runs[0]
     build(first.recipe, WorkDir(first.work, first.cache, dry=True), first.base, first.roots, imports)
     return runs
+
+def _recipe(path: Path, overrides: Sequence[str], sweep: Sweep | None, architectures: Sequence[str]) -> Recipe:
+    """The recipe of one run; in a sweep without the integer engines that hold the codes at fewer bits, but not here.
+
+    Such are those of 8 bits in the study's alphabet: 257 levels, which run as floats. Raises RecipeError.
+    """
+    try:
+        return load_recipe(path, overrides, architectures)
+    except RecipeError:
+        if sweep is None:
+            raise
+        fewest = load_recipe(path, [*overrides, f"quantize.bits={sweep.bits[0]}"], architectures)
+        cfg = load_recipe(path, [*overrides, "engines=null"], architectures).quantize
+        held = [engine.model_dump(mode="json") for engine in fewest.engines or ()
+                if not (isinstance(cfg, Gpfq) and cfg.holds_others(engine.precision))]
+        with suppress(RecipeError):  # of what is left, which nobody wrote
+            return load_recipe(path, [*overrides, f"engines={json.dumps(held)}"], architectures)
+        raise
