@@ -70,6 +70,30 @@ class LimitsNotHeld(ToolchainError):
     exit_code = 10
 
 
+class Regression(ToolchainError):
+    """An engine is worse than its baseline by more than is tolerated."""
+
+    exit_code = 11
+
+
+class NotEnoughEvidence(ToolchainError):
+    """Whether an engine is worse than its baseline cannot be told from what was measured."""
+
+    exit_code = 12
+
+
+class BundleRefused(ToolchainError):
+    """A bundle was altered, is not signed by a trusted key, or is not for this device."""
+
+    exit_code = 13
+
+
+class DeviceError(ToolchainError):
+    """A device cannot be reached, lacks what it needs, or failed at what it was asked to do."""
+
+    exit_code = 14
+
+
 def nearest(word: str, allowed: Iterable[str]) -> str:
     """A ", did you mean 'x'?" clause for a misspelt `word`, or "" when nothing is close."""
     close = get_close_matches(str(word), [str(a) for a in allowed], n=1, cutoff=0.6)
