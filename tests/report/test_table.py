@@ -32,6 +32,14 @@ def test_an_unmeasured_engine_says_why_across_the_row(sample_report: Report):
     assert "not measured: no GPU" in row and row.rstrip().endswith("11.0 MB") and "9.3 MB" in row
 
 
+def test_a_long_reason_takes_no_room_from_the_figures(sample_report: Report):
+    reason = "cannot be built: " + "stages/import-3117760b5677d5bd/model.onnx: " * 8
+    broken = sample_report.engines[-1].model_copy(update={"built": False, "reason": reason})
+    text = printed(sample_report.model_copy(update={"engines": [*sample_report.engines[:-1], broken]}), 124, terminal=False)
+    assert "98.61 96.8–99.4" in text and "INT4 tensorrt_rtx sm80…sm121  cannot be built: stages/import-" in text
+    assert text.count("model.onnx:") < 8 and max(map(len, text.splitlines())) <= 124
+
+
 def test_without_a_terminal_there_is_no_line_drawing_and_no_escape_code(sample_report: Report):
     text = printed(sample_report, 124, terminal=False)
     assert not set(text) & set("│─╭╮╰╯├┤┼\x1b")

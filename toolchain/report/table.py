@@ -6,6 +6,7 @@ terminal there is no colour and no line drawing, so that a CI log stays readable
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from rich import box
@@ -23,6 +24,7 @@ COLOURS = {"fp32": "bright_black", "fp16": "blue", "bf16": "cyan", "int8": "dark
            "fp8": "yellow", "int8_weight_only": "dark_orange", "mixed": "green"}
 MARKS = {True: ("✓", "green"), False: ("✗", "bold red"), None: ("–", "dim")}
 MEASURED_TITLES = ("Top-1 %", "Agree %", "p50 ms", "Speed-up", "Memory")
+REASON_LINES = 3
 AGAINST_UNPRUNED = "vs unpruned"
 
 
@@ -68,6 +70,11 @@ def _name(engine: EngineResult, gap: str) -> Text:
                          (gap + _short_target(engine.target) + ", unpruned" * engine.unpruned, "dim"))
 
 
+def _wrapped(reason: str, width: int) -> str:
+    """A reason in at most REASON_LINES lines, so that it takes no room from the figures; report.md has all of it."""
+    return "\n".join(textwrap.wrap(reason, width, max_lines=REASON_LINES, placeholder=" …"))
+
+
 def engine_table(engines: Sequence[EngineResult], wide: bool, plain: bool) -> Table:
     """One row an engine; one that was not measured says why across the measured columns."""
     inline, below = (" ", " ") if wide else ("\n", "\n     ")
@@ -86,7 +93,7 @@ def engine_table(engines: Sequence[EngineResult], wide: bool, plain: bool) -> Ta
         if wide and not plain and runtime not in (None, engine.runtime):
             table.add_section()
         runtime = engine.runtime
-        why = Text(words.unmeasured(engine), style="dim italic")
+        why = Text(_wrapped(words.unmeasured(engine), sum(widths) + 2 * len(widths)), style="dim italic")
         middle = _grid(cells[engine.name], widths) if engine.measured else why
         table.add_row(_name(engine, below), middle, words.size(engine.weight_bytes), words.size(engine.engine_bytes))
     return table

@@ -196,7 +196,7 @@ def headline(report: Report) -> str:
     """The result in one sentence; says so plainly when nothing was measured."""
     engine = best_engine(report)
     if engine is None or engine.speedup_vs_fp32 is None:
-        built = len(report.engines)
+        built = sum(e.built for e in report.engines)
         return f"{built} engine{'' if built == 1 else 's'} built; none below FP32 could be timed against FP32 here."
     share = weight_share(engine, report.engines)
     weights = f" with {share:.0%} of its weight bytes".replace("%", " %") if share is not None else ""
