@@ -102,6 +102,40 @@ def test_a_published_file_follows_its_stage_and_an_altered_one_is_refused(tmp_pa
     assert sha256_file(two.folder / "file.txt") == "d4735e3a265e16eee03f59718b9b5d03019c07d8b6c51f90da3a666eec13ab35"
 
 
+def test_what_is_shown_can_be_edited_in_place_without_harm_to_the_cache(tmp_path: Path) -> None:
+    work = WorkDir(tmp_path)
+    stage = work.stage("a", make("right"))
+    shown = work.publish(stage.folder / "file.txt", "deep/shown.txt")
+    with shown.open("r+") as file:
+        file.write("wrong")
+    again = WorkDir(tmp_path)
+    assert (again.stage("a", make("never")).folder / "file.txt").read_text() == "right"
+    with pytest.raises(DigestMismatch, match="shown.txt: SHA-256 is .* the file was altered: delete it and run"):
+        again.publish(stage.folder / "file.txt", "deep/shown.txt")
+    shown.unlink()
+    assert again.publish(stage.folder / "file.txt", "deep/shown.txt").read_text() == "right"
+    assert [path.name for path in shown.parent.iterdir()] == ["shown.txt"]
+
+
+def test_a_hard_link_of_an_earlier_version_becomes_a_copy(tmp_path: Path) -> None:
+    work = WorkDir(tmp_path)
+    source = work.stage("a", make("1")).folder / "file.txt"
+    os.link(source, tmp_path / "shown.txt")
+    assert not work.publish(source, "shown.txt").samefile(source)
+
+
+@pytest.mark.parametrize("without", [AttributeError, OSError, None])
+def test_a_file_is_copied_where_the_kernel_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without: type[Exception] | None) -> None:
+    def refused(*of: int) -> int:
+        if without:
+            raise without
+        return 0  # as some file systems answer
+
+    monkeypatch.setattr(os, "copy_file_range", refused, raising=False)
+    work = WorkDir(tmp_path)
+    assert work.publish(work.stage("a", make("1")).folder / "file.txt", "shown.txt").read_text() == "1"
+
+
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no /proc here")
 @pytest.mark.parametrize("place", ["/proc/toolchain", "/proc/toolchain/build"])
 def test_a_folder_that_cannot_be_made_is_named(place: str) -> None:

@@ -2,7 +2,7 @@
 
     DIR/stages/<stage>-<key>/          a finished stage, with stage.json (digests of its files)
     DIR/stages/<stage>-<key>.partial/  a stage under way; an interrupted one goes on from what lies there
-    DIR/engines/, DIR/onnx/, DIR/…     what people look for, hard-linked from the stages
+    DIR/engines/, DIR/onnx/, DIR/…     what people look for, copied from the stages
 
 key = SHA-256 of the recipe section, the keys of the stages it reads, the code of the rooms that ran and the versions
 of the packages that matter to it, so a changed engine list retrains nothing.
@@ -30,6 +30,7 @@ from toolchain.files import sha256_file, write_text
 
 PACKAGE = Path(__file__).parent
 POLL_S = 0.2
+COPIED_AT_ONCE = 1 << 30  # bytes
 
 
 @dataclass(frozen=True)
@@ -92,21 +93,25 @@ class WorkDir:
             write_text(self.out / "recipe.resolved.yaml", resolved_recipe)
 
     def publish(self, source: Path, name: str) -> Path:
-        """Show a stage's file as DIR/name (a hard link where possible). Raises DigestMismatch, WorkDirError."""
+        """Show a stage's file as DIR/name. Raises DigestMismatch, WorkDirError.
+
+        A copy, though it takes the room twice: under a hard link whoever edits DIR/name in place edits the cache.
+        """
         target = self.out / name
         if self.dry or rank() != 0:
             return target
         with _disk_errors(target):
-            published = _read_json(self.out / "published.json")
-            if target.exists() and not target.samefile(source):
+            published, wanted, found = _read_json(self.out / "published.json"), _recorded(source), None
+            if target.exists() and not target.samefile(source):  # earlier versions made hard links
                 found = sha256_file(target)
-                if name in published and found not in (published[name], sha256_file(source)):
+                if name in published and found not in (published[name], wanted):
                     raise DigestMismatch(f"{target}: SHA-256 is {found[:16]}, but {published[name][:16]} was written; "
                                          "the file was altered: delete it and run the same command again")
-            if not target.exists() or not target.samefile(source):
+            if found != wanted:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                _link(source, target)
-                published[name] = sha256_file(source)
+                _copy(source, target)
+            if published.get(name) != wanted:
+                published[name] = wanted
                 write_text(self.out / "published.json", json.dumps(published, indent=1, sort_keys=True))
         return target
 
@@ -236,8 +241,7 @@ def _verify(folder: Path) -> dict[str, Any]:
         found = sha256_file(path) if path.is_file() else "missing"
         if found != expected:
             raise DigestMismatch(f"{path}: SHA-256 is {found[:16]}, but {expected[:16]} was recorded when it was made; "
-                                 f"the file was altered: delete {folder} and, if it has one, its copy below the output "
-                                 "folder, and run the same command again")
+                                 f"the file was altered: delete {folder} and run the same command again")
     return record
 
 
@@ -249,14 +253,25 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _link(source: Path, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
+def _recorded(source: Path) -> str:
+    """Digest of a stage's file, which `stage` has just verified; of any other file it is computed."""
+    record = _read_json(source.parent / "stage.json").get("files")
+    return str(record[source.name]) if isinstance(record, dict) and source.name in record else sha256_file(source)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A file of its own that appears whole; on btrfs and XFS the kernel lets both share blocks until one is changed."""
+    part = target.with_name(f".{target.name}.part")
     try:
-        os.link(source, temporary)
-    except OSError:  # another file system
-        shutil.copyfile(source, temporary)
-    os.replace(temporary, target)
+        with source.open("rb") as read, part.open("wb") as write:
+            while os.copy_file_range(read.fileno(), write.fileno(), COPIED_AT_ONCE):
+                pass
+        whole = part.stat().st_size == source.stat().st_size
+    except (AttributeError, OSError):  # not on Linux, or not between these file systems
+        whole = False
+    if not whole:
+        shutil.copyfile(source, part)
+    os.replace(part, target)
 
 
 @contextmanager
