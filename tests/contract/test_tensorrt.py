@@ -1,6 +1,7 @@
 """The inspector's JSON, written by hand after NVIDIA's documentation: none was recorded, as no GPU was at hand."""
 
 import json
+from dataclasses import replace
 
 import onnx
 import pytest
@@ -74,6 +75,28 @@ def test_an_entry_counts_by_the_layers_own_name_or_as_a_product(tmp_path, entry,
     (tmp_path / INSPECTED).write_text(json.dumps({"Layers": [entry]}))
     record = EngineRecord("e", "int8", "int8", "tensorrt", "1", "sm86", "", "e", "", 1, 1, "sm86", None, [])
     assert read(record, {"conv": LAYER}, {}, tmp_path)["conv"].arithmetic == arithmetic
+
+
+INT8, FP32 = ({"LayerType": "CaskConvolution", "Inputs": [OLD[kind]]} for kind in ("Int8", "FP32"))
+
+
+@pytest.mark.parametrize(("entries", "told"), [
+    ([INT8 | {"Name": "/add/Add"}], {}),  # whose of the two it adds?
+    ([INT8 | {"Name": "/add/Add"}, FP32 | {"Name": "shortcut"}], {"conv": "int8", "shortcut": "fp32"}),
+    ([INT8 | {"Name": "conv + /add/Add"}], {"conv": "int8"}),
+    ([INT8 | {"Name": "conv"}, FP32 | {"Name": "shortcut"}, INT8 | {"Name": "/add/Add"}], {"conv": "int8", "shortcut": "fp32"}),
+    ([INT8 | {"Name": "conv_2"}, INT8 | {"Name": "my/conv"}], {})])  # a piece of a name is another name
+def test_no_layer_takes_the_kernel_of_its_neighbour(tmp_path, entries, told):
+    def named(name, *behind):
+        return replace(LAYER, names=(name,), own=(name, f"{name}_out"), aliases=(name, f"{name}_out", *behind))
+
+    # `before` reads into the Add too, behind another Add: it is farther from it than the two that it adds
+    layers = {"before": named("before", "/add0/Add", "add0_out", "/add/Add", "add_out"),
+              "conv": named("conv", "/add/Add", "add_out"), "shortcut": named("shortcut", "/add/Add", "add_out")}
+    (tmp_path / INSPECTED).write_text(json.dumps({"Layers": entries}))
+    record = EngineRecord("e", "int8", "int8", "tensorrt", "1", "sm86", "", "e", "", 1, 1, "sm86", None, [])
+    found = read(record, layers, {}, tmp_path)
+    assert {name: ran.arithmetic for name, ran in found.items() if ran.arithmetic} == told
 
 
 def test_a_damaged_inspector_file_decides_nothing(converted, walked):

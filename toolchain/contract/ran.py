@@ -39,17 +39,23 @@ def assigned(
 ) -> dict[str, Mapping[str, Any]]:
     """Layer name -> its kernel's record, each kernel given to one layer: that which its name is nearest to.
 
-    kernels: (names, record). layers: layer name -> what bears aliases, nearest first.
+    kernels: (names, record). layers: layer name -> what bears aliases, nearest first. A kernel that is as near to
+    several layers without another (an Add's, of the two that it adds) goes to none of them, and to no farther one.
     """
-    near = []
+    places: dict[str, list[tuple[str, int]]] = {}
+    for layer, known in layers.items():
+        for rank, alias in enumerate(known.aliases):
+            places.setdefault(alias, []).append((layer, rank))
+    waiting: list[tuple[int, int, set[str]]] = []
     for number, (names, _) in enumerate(kernels):
         told = {plain_name(name) for name in names} | set(names)
-        near += [(rank, number, layer) for layer, known in layers.items()
-                 for rank, alias in enumerate(known.aliases) if alias in told]
+        near = [place for name in told for place in places.get(name, ())]
+        nearest = min((rank for _, rank in near), default=0)
+        waiting.append((nearest, number, {layer for layer, rank in near if rank == nearest}))
+    waiting.sort(key=lambda one: one[:2])
     found: dict[str, Mapping[str, Any]] = {}
-    taken: set[int] = set()
-    for _, number, layer in sorted(near):
-        if number not in taken and layer not in found:
-            found[layer] = kernels[number][1]
-            taken.add(number)
+    while sure := next((one for one in waiting if len(one[2] - found.keys()) == 1), None):
+        waiting.remove(sure)
+        (layer,) = sure[2] - found.keys()
+        found[layer] = kernels[sure[1]][1]
     return found
