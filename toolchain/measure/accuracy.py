@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -39,6 +40,24 @@ class Predictions:
 def top_classes(logits: Logits, k: int = TOP) -> NDArray[np.int64]:
     """(N, min(k, K)) classes by falling logit; equal logits in order of class."""
     return np.argsort(-logits, axis=1, kind="stable")[:, :k].astype(np.int64)
+
+
+def image_keys(images: Images) -> NDArray[np.uint64]:
+    """(N,) one key per normalized image (N, C, H, W) float32: the first 8 bytes of its SHA-256.
+
+    The same image has the same key in any order and batch, so that two runs can be compared image by image.
+    """
+    digests = (hashlib.sha256(np.ascontiguousarray(image, "<f4").tobytes()).digest() for image in images)
+    return np.array([int.from_bytes(digest[:8], "little") for digest in digests], np.uint64)
+
+
+def keyed(
+    batches: Iterable[tuple[Images, NDArray[np.int64]]], keys: list[NDArray[np.uint64]]
+) -> Iterator[tuple[Images, NDArray[np.int64]]]:
+    """The same batches; the keys of each one's images are appended to `keys` as it passes."""
+    for images, labels in batches:
+        keys.append(image_keys(images))
+        yield images, labels
 
 
 def predict(
