@@ -170,6 +170,12 @@ def test_without_ranges_odd_scales_are_said_not_to_fit_and_are_no_reason_to_keep
     assert culprits(found.layers)[0].kl_nats == max(layer.kl_nats for layer in found.layers)
 
 
+def test_codes_chosen_by_outputs_are_not_held_against_the_weights(files: dict[str, Path], tmp_path: Path) -> None:
+    odd = times_four(files["int4"], tmp_path / "odd.onnx", "second.weight_scale")  # as large as GPFQ's of three levels can be
+    told = {asked: judge(files["float"], odd, batches, len(IMAGES), by_output=asked)[0].layers for asked in (False, True)}
+    assert [[layer.name for layer in layers if layer.fault] for layers in told.values()] == [["second"], []]
+
+
 @pytest.mark.parametrize(("precision", "initializer", "layer", "what"), [
     ("int8", "a_scale", "second", "'a'"), ("int8", "first.weight_scale", "first", "its weights"), ("int4", "second.weight_scale", "second", "its weights")])
 def test_a_scale_that_is_not_the_one_asked_for_is_named_with_its_factor(

@@ -42,13 +42,14 @@ Batches = Callable[[], Iterable[NDArray[np.float32]]]
 def judge(
     float_onnx: Path, quantized_onnx: Path, batches: Batches, images: int,
     engine_layers: Sequence[Mapping[str, Any]] = (), costs: dict[str, float] | None = None,
-    expected_onnx: Path | None = None,
+    expected_onnx: Path | None = None, by_output: bool = False,
 ) -> tuple[Blame, list[Aligned]]:
     """Rank the layers of `quantized_onnx` by what each alone costs, the worst first.
 
     batches: gives the images anew, float32 (n, 3, S, S). images: how many there are. engine_layers: of engine.json.
     costs: filled with each layer's KL by what it depends on, and read, for files that differ in a few layers only.
-    expected_onnx: the file that the build's ranges give, whose scales are right; None: not known.
+    expected_onnx: the file that the build's ranges give, whose scales are right; None: not known. by_output: the codes
+    were chosen by what layers give (GPFQ), so that their size beside the float weights is no hint.
     Returns the ranking and the layers as aligned. Raises OnnxError when the files are not the same network,
     EngineError for logits that are not finite.
     """
@@ -67,7 +68,7 @@ def judge(
                 logits = Runner(isolated(float_onnx, [one]), f"layer {one.name}").answers(batches())
                 costs[key] = mean_kl(base, _finite(logits, f"layer {one.name}, quantized alone"))
             cost = costs[key]
-            found.append(_described(one, cost, sqnr.get(one.boundary), noise, wrong))
+            found.append(_described(one, cost, sqnr.get(one.boundary), noise, wrong, by_output))
             bar.advance(1, layer=one.name, kl=cost)
     _match_engine(found, aligned, engine_layers)
     ranked = sorted(found, key=lambda layer: (layer.fault is None, -layer.kl_nats))
@@ -130,7 +131,7 @@ def decibels(signal: float, error: float) -> float:
 
 
 def _described(one: Aligned, cost: float, sqnr: float | None, noise: Mapping[tuple[str, str], Noise],
-               wrong: Mapping[str, str] | None) -> LayerBlame:
+               wrong: Mapping[str, str] | None, by_output: bool) -> LayerBlame:
     mine = {tensor: noise[one.name, tensor] for tensor in one.grids if noise[one.name, tensor].signal > 0}
     of_weights = relative_error(one)
     of_inputs = {tensor: each.noise / each.signal for tensor, each in mine.items()}
@@ -144,7 +145,8 @@ def _described(one: Aligned, cost: float, sqnr: float | None, noise: Mapping[tup
     times = weight_times(one)
     return LayerBlame(
         name=one.name, op=one.op, precision=one.precision, macs=one.macs, kl_nats=cost, cause=cause,
-        fault=_misfit(times, mine) if wrong is None else wrong.get(one.name), proven=one.name in (wrong or {}),
+        fault=_misfit(1.0 if by_output else times, mine) if wrong is None else wrong.get(one.name),
+        proven=one.name in (wrong or {}),
         weight_sqnr_db=decibels(1.0, of_weights) if one.weight is not None else None,
         input_sqnr_db=decibels(1.0, rounding) if worst else None, clipped_share=clipped if worst else None,
         boundary=one.boundary, boundary_sqnr_db=sqnr, weight_times=min(times, 1e9), nodes=one.nodes,
