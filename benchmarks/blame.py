@@ -1,13 +1,13 @@
 """Does blame find the culprit? One layer's scale of a quantized file times four, 50 times, and who is ranked first.
 
-    python benchmarks/blame.py [trials] [network ...]
+    python benchmarks/blame.py [trials] [network or recipe.yaml ...]
 
-Trains VGG-11, ResNet-18 and MobileNetV2 in small forms on digits (build/blame_benchmark, cached), makes their INT8 and
-INT4 files, and corrupts one random layer's scale in each trial: in INT8 files that of its weights or of its input, in
-INT4 files that of its weights. Blame has what a finished build shows: the float file and the ranges. A scale that two
-layers read (the input of a block and of its shortcut) counts for both. "without ranges": with the two files alone, as
-of a build by an older version. "by KL alone": without a look at the scales. "false": other layers whose scales were
-called wrong, in all trials together.
+Trains VGG-11, ResNet-18 and MobileNetV2 in small forms on digits (build/blame_benchmark, cached), or builds a recipe of
+your own with engines for both precisions on ONNX Runtime, makes their INT8 and INT4 files, and corrupts one random
+layer's scale in each trial: in INT8 files that of its weights or of its input, in INT4 files that of its weights. Blame
+has what a finished build shows: the float file and the ranges. A scale that two layers read (the input of a block and of
+its shortcut) counts for both. "without ranges": with the two files alone, as of a build by an older version. "by KL
+alone": without a look at the scales. "false": other layers whose scales were called wrong, in all trials together.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from toolchain.blame.judge import judge
 from toolchain.console import set_quiet
 from toolchain.graph.edit import constant
 from toolchain.graph.onnx_file import read_onnx, write_onnx
-from toolchain.recipe.load import load_recipe
+from toolchain.recipe.load import data_roots, load_recipe
 from toolchain.steps.blaming_run import Run, expected_file, find_run
 
 NETWORKS = {"vgg11_bn": 0.25, "resnet18": 0.25, "mobilenet_v2": 0.5}
@@ -106,19 +106,23 @@ def trials(run: Run, batches: Callable[[], Iterable[np.ndarray]], images: int, c
     return found
 
 
-def prepare(arch: str, width: float, root: Path) -> tuple[Path, Callable[[], Iterable[np.ndarray]], int]:
-    """The build's folder, and images of val."""
+def prepare(network: str, root: Path) -> tuple[Path, Callable[[], Iterable[np.ndarray]], int]:
+    """The build's folder, and images of val. network: of NETWORKS, or a recipe file."""
     from toolchain.commands import run_build
     from toolchain.data import load_dataset
 
     root.mkdir(parents=True, exist_ok=True)
-    recipe = root / f"{arch}.yaml"
-    recipe.write_text(RECIPE.format(arch=arch, width=width, epochs=8 if arch == "mobilenet_v2" else 4))
-    run_build(recipe, out=root / arch, quiet=True)
-    data = load_dataset(load_recipe(recipe).data, [root])
+    recipe = Path(network)
+    if network in NETWORKS:
+        recipe = root / f"{network}.yaml"
+        recipe.write_text(RECIPE.format(arch=network, width=NETWORKS[network],
+                                        epochs=8 if network == "mobilenet_v2" else 4))
+    folder = root / recipe.stem
+    run_build(recipe, out=folder, quiet=True)
+    data = load_dataset(load_recipe(recipe).data, data_roots(recipe, None))
     rows = np.random.default_rng(0).permutation(len(data.val))[:IMAGES]
     pixels = data.val.images(rows)
-    return root / arch, lambda: (data.preprocess.normalize(pixels[at : at + BATCH])
+    return folder, lambda: (data.preprocess.normalize(pixels[at : at + BATCH])
                                  for at in range(0, len(pixels), BATCH)), len(pixels)
 
 
@@ -126,15 +130,15 @@ def main() -> None:
     """Print one row per network and precision."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 50
     rows = []
-    for arch in sys.argv[2:] or NETWORKS:
-        width = NETWORKS[arch]
-        folder, batches, images = prepare(arch, width, Path("build/blame_benchmark"))
+    for network in sys.argv[2:] or NETWORKS:
+        folder, batches, images = prepare(network, Path("build/blame_benchmark"))
+        label = f"{network} × {NETWORKS[network]}" if network in NETWORKS else folder.name
         for precision in ("int8", "int4"):
             start = time.perf_counter()
             set_quiet(True)
             found = trials(find_run(folder, f"{precision}.onnxruntime.cpu_x86"), batches, images, count)
             numbers = (found.first, found.without_ranges, found.by_kl)
-            rows.append(f"| {arch} × {width} | {precision} | " + " | ".join(f"{n} of {count}" for n in numbers)
+            rows.append(f"| {label} | {precision} | " + " | ".join(f"{n} of {count}" for n in numbers)
                         + f" | {found.false} | {found.shared} | {(time.perf_counter() - start) / count:.1f} |")
             print(rows[-1], "; ".join(found.missed), file=sys.stderr, flush=True)
     print("| network | file | ranked first | without ranges | by KL alone | false | scale shared by two layers | "
