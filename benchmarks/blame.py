@@ -2,12 +2,13 @@
 
     python benchmarks/blame.py [trials] [network or recipe.yaml ...]
 
-Trains VGG-11, ResNet-18 and MobileNetV2 in small forms on digits (build/blame_benchmark, cached), or builds a recipe of
-your own with engines for both precisions on ONNX Runtime, makes their INT8 and INT4 files, and corrupts one random
-layer's scale in each trial: in INT8 files that of its weights or of its input, in INT4 files that of its weights. Blame
-has what a finished build shows: the float file and the ranges. A scale that two layers read (the input of a block and of
-its shortcut) counts for both. "without ranges": with the two files alone, as of a build by an older version. "by KL
-alone": without a look at the scales. "false": other layers whose scales were called wrong, in all trials together.
+Trains VGG-11, ResNet-18 and MobileNetV2 in small forms on digits (build/blame_benchmark, cached), or builds a recipe
+of your own with engines for both precisions on ONNX Runtime, makes their INT8 and INT4 files, and corrupts one random
+layer's scale in each trial: in INT8 files that of its weights or of its input, in INT4 files that of its weights.
+Blame has what a finished build shows: the float file and the ranges. A scale that two layers read (the input of a
+block and of its shortcut) counts for both. "without ranges": with the two files alone, as of a build by an older
+version. "by KL alone": without a look at the scales. "false": other layers whose scales were called wrong, in all
+trials together.
 """
 
 from __future__ import annotations
