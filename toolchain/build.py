@@ -13,6 +13,7 @@ from toolchain.recipe.schema import OnnxModel, Recipe
 from toolchain.steps.blaming import publish_reference
 from toolchain.steps.contract import contracted
 from toolchain.steps.fidelity import taught
+from toolchain.steps.golden import golden
 from toolchain.steps.graphs import converted, exported, imported
 from toolchain.steps.job import open_job
 from toolchain.steps.mixing import assigned, refuse_mixed, refuse_names, start_of
@@ -83,6 +84,7 @@ def build(
     measurement = measured(job, engines, stages, references)
     for file in ("predictions.npz", "latency.npz"):  # what `check` compares
         work.publish(measurement.folder / file, file)
+    golden(job, engines, stages, models)
     quantized_facts(job, engines, models)
     comparison = facts = None
     if recipe.measure.fidelity:
