@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "toolchain"
-JOINERS = {"cli", "commands", "build", "study", "steps", "__main__"}  # they may import every room
+JOINERS = {"cli", "commands", "commands_ship", "build", "study", "steps", "__main__"}  # they may import every room
 BASE = {"errors", "console", "files", "workdir", "recipe", "ranges"}  # every room may import them
 ALLOWED = {  # room -> further rooms it may import; whatever is not here imports the base alone
     "checkpoint": set(),
@@ -27,8 +27,11 @@ ALLOWED = {  # room -> further rooms it may import; whatever is not here imports
     "doctor": {"engines"},
     "blame": {"graph", "engines", "measure", "report"},
     "explain": set(),
+    "runner": set(),
+    "ship": {"engines", "report", "runner"},
 }
-NO_TORCH = ("recipe", "engines", "contract", "measure", "report", "graph", "ranges", "workdir", "console", "errors", "doctor")
+NO_TORCH = ("recipe", "engines", "contract", "measure", "report", "graph", "ranges", "workdir", "console", "errors", "doctor",
+            "runner", "ship")
 
 
 def room(path: Path) -> str:
@@ -66,6 +69,15 @@ def test_help_and_validation_load_no_heavy_package() -> None:
             f"open_recipe(Path({str(PACKAGE.parent / 'recipes' / 'vgg11_int8.yaml')!r}));"
             "print([m for m in ('torch','onnx','onnxruntime','numpy','pandas','matplotlib','tensorrt_rtx') if m in sys.modules])")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "runner").glob("*.py")), ids=lambda p: p.name)
+def test_what_runs_on_a_device_needs_nothing_but_python(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            assert {alias.name.split(".")[0] for alias in node.names} <= sys.stdlib_module_names
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 1 or (node.module or "").split(".")[0] in sys.stdlib_module_names
 
 
 def test_no_file_holds_more_than_one_idea() -> None:

@@ -1,0 +1,153 @@
+"""What the commands about bundles and keys do, callable from Python with the same arguments."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import sys
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toolchain.errors import BundleRefused, RecipeError
+from toolchain.runner.bundle import open_bundle
+from toolchain.runner.contents import GOLDEN, fitting
+from toolchain.runner.trust import Refused
+
+if TYPE_CHECKING:
+    from toolchain.runner.bundle import Bundle
+
+KEYS = Path("~/.config/toolchain/keys")
+VALID_DAYS = 365
+
+
+def run_ship(
+    run: Path, engine: str, device: str | None = None, portable: bool = False, anyway: bool = False,
+    key: str | None = None, keys: Path | None = None, passphrase_file: Path | None = None, out: Path | None = None,
+) -> int:
+    """Pack and sign one engine of the build in `run`. Returns 0.
+
+    device: `here`, or what it has; None: any. out: default RUN/<recipe>.<engine>.bundle. Raises as `gathered` and
+    `chosen` do, and BundleRefused where the engine does not fit the device.
+    """
+    from toolchain.ship.gather import gathered
+    from toolchain.ship.keys import chosen, locked, open_private
+    from toolchain.ship.pack import write_bundle
+
+    folder = _folder(keys)
+    signer = chosen(folder, key)
+    content, files = gathered(run, engine, portable, anyway)
+    if device is not None:
+        _fitting({**content, "files": files}, device, "add --portable to ship its ONNX file, or build it for that one")
+        content["to"] = device
+    words = _passphrase(passphrase_file, ask=locked(folder, signer), repeat=False)
+    private = open_private(folder, signer, words)
+    path = out or run / f"{content['name']}.{content['engine']['name']}.bundle"
+    write_bundle(path, content, files, signer, private.sign)
+    print(f"{path}: {len(files)} files, {path.stat().st_size / 1e6:.2f} MB, signed by {signer.name} ({signer.key_id})")
+    if content["limits_not_held"]:
+        print(f"it says that limits were not held: {'; '.join(content['limits_not_held'])}")
+    return 0
+
+
+def run_verify(path: Path, device: str | None = None, keys: Path | None = None, as_json: bool = False) -> int:
+    """Check the bundle in `path`, and whether it fits `device` (`here`, or what it has). Returns 0.
+
+    Raises BundleRefused with the first thing that does not hold.
+    """
+    from toolchain.ship.keys import TRUSTED, believed
+
+    folder = _folder(keys)
+    try:
+        bundle = open_bundle(path, believed(folder))
+    except Refused as told:
+        hint = f" (in {folder / TRUSTED}; toolchain keys trust FILE)" if "not trusted here" in str(told) else ""
+        raise BundleRefused(f"{told}{hint}") from None
+    takes = _fitting(bundle.manifest, device, "ship the engine that was built for it") if device else None
+    if as_json:
+        print(json.dumps(bundle.manifest, indent=1, sort_keys=True))
+        return 0
+    _show(bundle, takes, device)
+    return 0
+
+
+def run_keys_new(
+    name: str, expires: date | None = None, ask: bool = False, keys: Path | None = None,
+    passphrase_file: Path | None = None,
+) -> None:
+    """Make a key pair and print where it lies. expires: default in a year. Raises RecipeError."""
+    from toolchain.ship.keys import new_key
+
+    folder = _folder(keys)
+    words = _passphrase(passphrase_file, ask, repeat=True)
+    key = new_key(folder, name, expires or date.today() + timedelta(days=VALID_DAYS), words)
+    print(f"{folder / name}.key signs bundles until {key.expires}; keep it here and to yourself\n"
+          f"{folder / name}.pub ({key.key_id}) is for those who verify them: toolchain keys trust {name}.pub")
+
+
+def run_keys_list(keys: Path | None = None) -> None:
+    """Print the keys of the folder, one a line."""
+    from toolchain.ship.keys import believed, own_keys
+
+    folder, today = _folder(keys), date.today()
+    trusted = believed(folder)
+    own = {key.key_id: key for key in own_keys(folder)}
+    for key in sorted({**trusted, **own}.values(), key=lambda one: one.name):
+        roles = [role for role, there in (("signs", own), ("trusted", trusted)) if key.key_id in there]
+        state = "expired on" if today > key.expires else "until"
+        print(f"{key.key_id}  {key.name:<20} {', '.join(roles):<15} {state} {key.expires}")
+    if not own and not trusted:
+        print(f"{folder}: no keys; make one: toolchain keys new NAME")
+
+
+def run_keys_trust(file: Path, keys: Path | None = None) -> None:
+    """Trust the public key in `file`. Raises BundleRefused (no such key), RecipeError (another one has its name)."""
+    from toolchain.ship.keys import trust
+
+    key = trust(_folder(keys), file)
+    print(f"{key.name} ({key.key_id}) is trusted until {key.expires}")
+
+
+def _show(bundle: Bundle, takes: str | None, device: str | None) -> None:
+    manifest, engine = bundle.manifest, bundle.manifest["engine"]
+    golden = "golden inputs with its answers" if GOLDEN in bundle.members else "no golden inputs"
+    print(f"{bundle.path}: holds, {len(manifest['files'])} files as signed by {bundle.key.name} ({bundle.key.key_id}), "
+          f"which is trusted until {bundle.key.expires}\n"
+          f"{manifest['name']}: {engine['name']}, {engine['runtime']} {engine['runtime_version']}, {golden}")
+    if manifest.get("limits_not_held"):
+        print(f"limits not held: {'; '.join(manifest['limits_not_held'])}")
+    if takes:
+        print(f"{device}: " + ("takes the engine" if takes == "engine" else "builds its own engine from the ONNX file"))
+
+
+def _fitting(manifest: dict, device: str, otherwise: str) -> str:
+    from toolchain.ship.device import facts
+
+    try:
+        return fitting(manifest, facts(device))
+    except Refused as told:
+        raise BundleRefused(f"{told}; {otherwise}") from None
+
+
+def _folder(keys: Path | None) -> Path:
+    return (keys or KEYS).expanduser()
+
+
+def _passphrase(file: Path | None, ask: bool, repeat: bool) -> bytes | None:
+    """From a file's first line, or a prompt on a terminal; None where none is needed. Raises RecipeError."""
+    if file is not None:
+        try:
+            words = file.read_text(encoding="utf-8").partition("\n")[0]
+        except (OSError, ValueError) as error:
+            raise RecipeError(f"{file}: cannot be read as a passphrase ({error})") from None
+    elif not ask:
+        return None
+    elif not sys.stdin.isatty():
+        raise RecipeError("the key is locked by a passphrase, and there is no terminal to ask: --passphrase-file FILE")
+    else:
+        words = getpass.getpass("passphrase: ")
+        if repeat and getpass.getpass("once more: ") != words:
+            raise RecipeError("the two passphrases differ; nothing was made")
+    if not words:
+        raise RecipeError("the passphrase is empty; nothing was done")
+    return words.encode("utf-8")

@@ -1,0 +1,138 @@
+"""What the files of a bundle say, once their digests hold: do they belong together, and to this device?
+
+A key can sign nonsense. So labels are held against golden answers, the engine's record against the manifest, and what
+the engine was built for against what the device has.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .trust import Refused, strict_json
+
+if TYPE_CHECKING:
+    from .bundle import Bundle
+
+ENGINE_RECORD, PORTABLE = "engine/engine.json", "portable/model.onnx"
+PREPROCESS, CLASSES, MEASURED = "preprocess.json", "classes.json", "measured.json"
+GOLDEN, GOLDEN_IMAGES, GOLDEN_LOGITS = "golden.json", "golden.images.u8", "golden.logits.f32"
+NEEDED = (PREPROCESS, CLASSES, MEASURED, "recipe.yaml", "provenance.json", "sbom.cdx.json")
+RECORDED = ("name", "precision", "runtime", "runtime_version", "target", "sha256")
+EXACT = ("tensorrt", "tensorrt_rtx")  # a built engine opens in the version that built it, and no other
+MACHINES = {"cpu_x86": ("x86_64", "amd64"), "cpu_arm": ("aarch64", "arm64")}
+LARGEST_SIZE = 4096  # pixels
+
+
+def from_files(bundle: Bundle) -> None:
+    """Raise Refused where the files of a bundle that was not altered do not fit together."""
+    where = f"{bundle.path}: "
+    for name in NEEDED:
+        _must(name in bundle.members, f"{where}{name} is missing")
+    engine: Any = bundle.manifest.get("engine")
+    _must(isinstance(engine, dict) and all(isinstance(engine.get(field), str) for field in (*RECORDED, "file")),
+          f"{where}manifest.json does not say which engine this is, for which runtime and target")
+    _must(engine["file"] in bundle.members or PORTABLE in bundle.members,
+          f"{where}holds neither the engine nor a portable ONNX file")
+    if engine["file"] in bundle.members:
+        record = strict_json(bundle.read(ENGINE_RECORD) if ENGINE_RECORD in bundle.members else b"{}",
+                             where + ENGINE_RECORD)
+        odd = [field for field in RECORDED if record.get(field) != engine[field]]
+        _must(not odd, f"{where}{ENGINE_RECORD} and manifest.json contradict each other about {', '.join(odd)}")
+        _must(bundle.manifest["files"][engine["file"]]["sha256"] == engine["sha256"],
+              f"{where}{engine['file']} is not the engine that {ENGINE_RECORD} describes")
+    preprocess = strict_json(bundle.read(PREPROCESS), where + PREPROCESS)
+    _preprocess(preprocess, where + PREPROCESS)
+    classes: Any = strict_json(bundle.read(CLASSES), where + CLASSES).get("classes")
+    _must(_strings(classes) and len(set(classes)) == len(classes) >= 1,
+          f"{where}{CLASSES}: expected a list of class names, no two alike")
+    if GOLDEN in bundle.members:
+        _golden(bundle, preprocess["image_size"], classes, where)
+
+
+def _preprocess(content: Mapping[str, Any], place: str) -> None:
+    size, resize = content.get("image_size"), content.get("resize")
+    _must(_whole(size) and (resize is None or _whole(resize)), f"{place}: image_size or resize is no number of pixels")
+    for field, fine in (("mean", math.isfinite), ("std", lambda value: math.isfinite(value) and value > 0)):
+        values: Any = content.get(field)
+        _must(isinstance(values, list) and len(values) == 3 and all(_number(value) and fine(value) for value in values),
+              f"{place}: {field} is {str(values)[:80]}, expected three finite numbers{' above 0' * (field == 'std')}")
+
+
+def _golden(bundle: Bundle, size: int, classes: Sequence[str], where: str) -> None:
+    """The golden inputs have the engine's shape, and its answers to them have the names that classes.json gives."""
+    content = strict_json(bundle.read(GOLDEN), where + GOLDEN)
+    count: Any = content.get("images")
+    answers: Any = content.get("answers")
+    _must(_whole(count) and _strings(answers) and len(answers) == count and _number(content.get("tolerance")),
+          f"{where}{GOLDEN}: expected images, answers and tolerance")
+    expected = {GOLDEN_IMAGES: count * size * size * 3, GOLDEN_LOGITS: count * len(classes) * 4}
+    for name, length in expected.items():
+        _must(name in bundle.members and bundle.members[name].size == length,
+              f"{where}{name}: expected {length} bytes for {count} images of {size} pixels and {len(classes)} classes")
+    logits = struct.iter_unpack(f"<{len(classes)}f", bundle.read(GOLDEN_LOGITS))
+    for index, (row, answer) in enumerate(zip(logits, answers, strict=True)):
+        _must(all(map(math.isfinite, row)), f"{where}{GOLDEN_LOGITS}: image {index} has a logit that is no number")
+        found = classes[row.index(max(row))]
+        _must(found == answer, f"{where}{CLASSES}: golden image {index} is answered '{found[:40]}', but was "
+                               f"'{answer[:40]}' when the engine was built: the labels were swapped")
+
+
+def fitting(manifest: Mapping[str, Any], device: Mapping[str, Any]) -> str:
+    """What of a bundle this device takes: "engine", or "portable" where it has to build its own. Raises Refused.
+
+    device: {"machine": "aarch64", "sm": 87 or None, "runtimes": {"tensorrt": "10.3.0"}}.
+    """
+    engine = manifest["engine"]
+    hindrance = _hindrance(engine, device)
+    if hindrance is None and engine["file"] in manifest["files"]:
+        return "engine"
+    if PORTABLE in manifest["files"] and device["runtimes"]:
+        return "portable"
+    raise Refused(f"{engine['name']} is not for this device: {hindrance or 'its file is not in the bundle'}")
+
+
+def _hindrance(engine: Mapping[str, str], device: Mapping[str, Any]) -> str | None:
+    runtime, target = engine["runtime"], engine["target"]
+    here = device["runtimes"].get(runtime)
+    if here is None:
+        return f"it runs in {runtime}, which is not installed there"
+    if target in MACHINES and str(device["machine"]).lower() not in MACHINES[target]:
+        return f"it is built for {target}, and the device is {device['machine']}"
+    if target not in MACHINES:
+        sm, known = device["sm"], [int(number) for number in re.findall(r"sm(\d+)", f"{target} {engine.get('device')}")]
+        if sm is None or known and sm not in known:
+            built_for = target if target.startswith("sm") else engine.get("device") or "a GPU"
+            return f"it is built for {built_for}, and " + (f"the GPU is SM{sm}" if sm else "there is no NVIDIA GPU")
+    built, found = _version(engine["runtime_version"]), _version(here)
+    if runtime in EXACT and built[:3] != found[:3]:
+        return f"it was built by {runtime} {engine['runtime_version']} and opens in no other, the device has {here}"
+    if built[:1] != found[:1] or found[:2] < built[:2]:
+        return f"it was made for {runtime} {engine['runtime_version']}, the device has {here}"
+    return None
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d{1,9}", text)[:3])
+
+
+def _whole(value: Any) -> bool:
+    return type(value) is int and 0 < value <= LARGEST_SIZE
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _strings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) and one for one in value)
+
+
+def _must(held: Any, told: str) -> None:
+    if not held:
+        raise Refused(told)
+
+

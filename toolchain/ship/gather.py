@@ -1,0 +1,147 @@
+"""What goes into a bundle, taken from a finished build. Nothing is built or measured here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolchain import __version__
+from toolchain.engines.record import RECORD, EngineRecord, verify
+from toolchain.errors import DigestMismatch, EngineError, LimitsNotHeld, RecipeError, WorkDirError, nearest
+from toolchain.files import sha256_file
+from toolchain.report.limits import fp32_reference
+from toolchain.report.schema import EngineResult, Report, load_report
+from toolchain.runner import contents
+from toolchain.ship.pack import Files
+from toolchain.workdir import code_digest
+
+RUNNER = Path(__file__).parents[1] / "runner"  # goes along as it is: what runs on the device
+OF_ENGINE = ("name", "precision", "compute", "runtime", "runtime_version", "target", "device", "engine_bytes",
+             "profile", "sha256", "onnx_sha256")
+
+
+def gathered(run: Path, engine: str, portable: bool = False, anyway: bool = False) -> tuple[dict[str, Any], Files]:
+    """The manifest's content and the files of the bundle of one engine of the build in `run`.
+
+    engine: its name, or its precision where only one has it. portable: the ONNX file it was built from goes along, for
+    devices that build their own. anyway: also where limits were not held; the manifest says so. Raises RecipeError,
+    EngineError, DigestMismatch (a file is not what was reported), LimitsNotHeld, WorkDirError (the build is not whole).
+    """
+    report = load_report(run / "report.json")
+    result = chosen(run, report, engine)
+    folder = run / "engines" / result.name
+    record, file = verify(folder)
+    if record.sha256 != result.sha256:
+        raise DigestMismatch(f"{file}: SHA-256 is {record.sha256[:16]}, but report.json is about "
+                             f"{str(result.sha256)[:16]}; it was replaced or its build did not finish: build again")
+    broken = [f"{limit.limit}: asked {limit.asked:g}, found {limit.found}"
+              for limit in report.limits if limit.engine == result.name and limit.held is False]
+    if broken and not anyway:
+        raise LimitsNotHeld(f"{result.name} does not hold its limits: {'; '.join(broken)}; ship it all the same with "
+                            "--anyway, and the bundle will say so")
+    shown = _Published(run)
+    name = str(report.recipe.get("name"))
+    files: dict[str, bytes | Path] = {
+        f"engine/{record.engine}": file, contents.ENGINE_RECORD: folder / RECORD,
+        contents.PREPROCESS: shown.file("preprocess.json"), "recipe.yaml": _there(run / "recipe.resolved.yaml"),
+        contents.CLASSES: _json({"classes": report.data.classes}), contents.MEASURED: _json(_measured(report, result)),
+        "provenance.json": _json(_provenance(report, record, run)), "sbom.cdx.json": _sbom(name, record, report),
+        **_golden(shown, result.name, report.data.classes),
+        **{f"runner/{path.name}": path for path in sorted(RUNNER.glob("*.py"))},
+    }
+    if portable:
+        files[contents.PORTABLE] = shown.with_digest("onnx", record.onnx_sha256)
+    facts = {field: getattr(record, field) for field in OF_ENGINE} | {"file": f"engine/{record.engine}"}
+    return {"name": name, "engine": facts, "measured": result.measured, "limits_not_held": broken}, files
+
+
+def chosen(run: Path, report: Report, asked: str) -> EngineResult:
+    """The engine that `asked` means. Raises RecipeError (none, or several), EngineError (it was not built)."""
+    named = [e for e in report.engines if e.name == asked] or [e for e in report.engines if e.precision == asked]
+    names = [e.name for e in report.engines]
+    if not named:
+        raise RecipeError(f"{run}: has no engine '{asked}'{nearest(asked, names)}; expected {', '.join(names)}")
+    if len(named) > 1:
+        raise RecipeError(f"{run}: has {len(named)} {asked} engines; name one: {', '.join(e.name for e in named)}")
+    if not named[0].built:
+        raise EngineError(f"{run}: {named[0].name} was not built: {named[0].reason}")
+    return named[0]
+
+
+class _Published:
+    """Files that a build shows, each held against the digest that the build wrote down."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        try:
+            self.digests = dict(json.loads((run / "published.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            raise WorkDirError(f"{run / 'published.json'}: cannot be read, so no file of this build can be checked; "
+                               "run the build again") from None
+
+    def file(self, name: str) -> Path:
+        """The file as it was published. Raises WorkDirError, DigestMismatch."""
+        path = _there(self.run / name)
+        if sha256_file(path) != self.digests.get(name):
+            raise DigestMismatch(f"{path}: its SHA-256 is not the one that the build wrote down; the file was altered: "
+                                 "delete it and run the build again")
+        return path
+
+    def with_digest(self, folder: str, digest: str) -> Path:
+        """The file in `folder` that has this very digest. Raises WorkDirError, DigestMismatch."""
+        for name, sha256 in sorted(self.digests.items()):
+            if name.startswith(f"{folder}/") and sha256 == digest:
+                return self.file(name)
+        raise WorkDirError(f"{self.run / folder}: holds no file with SHA-256 {digest[:16]}, which the engine was built "
+                           "from; run the build again")
+
+
+def _measured(report: Report, result: EngineResult) -> dict[str, Any]:
+    reference = fp32_reference(result, report.engines)
+    environment = report.environment.model_dump(mode="json", exclude={"load_average", "packages"})
+    return {"engine": result.model_dump(mode="json"), "fp32": reference and reference.model_dump(mode="json"),
+            "limits": [limit.model_dump(mode="json") for limit in report.limits if limit.engine == result.name],
+            "environment": environment}
+
+
+def _provenance(report: Report, record: EngineRecord, run: Path) -> dict[str, Any]:
+    """Digests of what it was made from. A stage's key covers its settings, its inputs, our code and the packages."""
+    return {"recipe_sha256": sha256_file(run / "recipe.resolved.yaml"), "engine_sha256": record.sha256,
+            "onnx_sha256": record.onnx_sha256, "data": report.data.model_dump(mode="json", exclude={"classes"}),
+            "stages": {stage.name: stage.key for stage in report.stages}, "packages": report.environment.packages,
+            "python": report.environment.python,
+            "shipped_by": {"toolchain": __version__, "code_sha256": code_digest(".")}}
+
+
+def _golden(shown: _Published, engine: str, classes: list[str]) -> dict[str, bytes]:
+    """Golden images, logits and answers, as raw bytes that any language reads. Raises WorkDirError."""
+    index = json.loads(shown.file("golden/golden.json").read_text(encoding="utf-8"))
+    facts = index["engines"].get(engine)
+    if facts is None:  # neither the engine nor its file can be run where it was built
+        return {}
+    images = np.load(shown.file("golden/images.npy"), allow_pickle=False)
+    logits = np.load(shown.file(f"golden/{engine}.npy"), allow_pickle=False)
+    content = {"images": len(images), "shape": list(images.shape[1:]), "layout": "NHWC", "channels": "RGB",
+               "answers": [classes[index] for index in logits.argmax(axis=1)], **facts}
+    return {contents.GOLDEN: _json(content), contents.GOLDEN_IMAGES: np.ascontiguousarray(images, np.uint8).tobytes(),
+            contents.GOLDEN_LOGITS: np.ascontiguousarray(logits, "<f4").tobytes()}
+
+
+def _sbom(name: str, record: EngineRecord, report: Report) -> bytes:
+    from toolchain.ship.sbom import sbom
+
+    return sbom(name, record, report)
+
+
+def _there(path: Path) -> Path:
+    if not path.is_file():
+        raise WorkDirError(f"{path}: is missing; run the build again with this version: finished stages are kept")
+    return path
+
+
+def _json(content: Any) -> bytes:
+    return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode("ascii")
+

@@ -1,0 +1,118 @@
+"""Ed25519 keys in a folder: NAME.key (private, mode 0600), NAME.pub, and trusted/NAME.pub of those who are believed.
+
+A passphrase comes from a prompt or a file, never from the command line, where other processes could read it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import date
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from toolchain.errors import BundleRefused, RecipeError, nearest
+from toolchain.files import write_text
+from toolchain.runner.trust import PUBLIC, Key, Refused, key_text, read_key, trusted_keys
+
+PRIVATE, TRUSTED = ".key", "trusted"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+OTHERS = 0o077  # permission bits that a private key's file must not have
+
+
+def new_key(folder: Path, name: str, expires: date, passphrase: bytes | None = None, today: date | None = None) -> Key:
+    """Make a key pair in `folder` and trust it here. Raises RecipeError: bad name, taken name, or a day gone by."""
+    if not NAME.fullmatch(name):
+        raise RecipeError(f"keys new: found the name '{name}', expected letters, digits, '.', '_', '@' and '-'")
+    if expires < (today or date.today()):
+        raise RecipeError(f"keys new: --expires {expires} has gone by; expected a day to come")
+    files = [folder / f"{name}{PRIVATE}", folder / f"{name}{PUBLIC}", folder / TRUSTED / f"{name}{PUBLIC}"]
+    taken = [path for path in files if path.exists()]
+    if taken:
+        raise RecipeError(f"{taken[0]}: exists already, and is not overwritten; choose another name, or delete it")
+    private = Ed25519PrivateKey.generate()
+    locked = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
+    pem = private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked)
+    for place in (folder, folder / TRUSTED):
+        place.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle = os.open(folder / f"{name}{PRIVATE}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(pem)
+    key = Key(name, private.public_key().public_bytes_raw(), expires)
+    for place in (folder, folder / TRUSTED):
+        write_text(place / f"{name}{PUBLIC}", key_text(key))
+    return key
+
+
+def open_private(folder: Path, key: Key, passphrase: bytes | None = None) -> Ed25519PrivateKey:
+    """The private half of `key`. Raises RecipeError: others may read its file, a wrong passphrase, another key's."""
+    path = folder / f"{key.name}{PRIVATE}"
+    if os.name == "posix" and (mode := path.stat().st_mode) & OTHERS:
+        raise RecipeError(f"{path}: its mode is {mode & 0o777:04o}, so others may read this private key; "
+                          f"chmod 600 {path}, and make a new key if somebody did")
+    try:
+        private = serialization.load_pem_private_key(path.read_bytes(), passphrase)
+    except TypeError:
+        told = "has no passphrase, and one was given" if passphrase else "is locked by a passphrase: --passphrase-file"
+        raise RecipeError(f"{path}: {told}") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise RecipeError(f"{path}: cannot be opened: the passphrase is wrong, or the file damaged") from None
+    if not isinstance(private, Ed25519PrivateKey) or private.public_key().public_bytes_raw() != key.public:
+        raise RecipeError(f"{path}: is not the private half of {key.name}{PUBLIC}")
+    return private
+
+
+def locked(folder: Path, key: Key) -> bool:
+    """Whether a passphrase is needed for the private half of `key`."""
+    return b"ENCRYPTED" in (folder / f"{key.name}{PRIVATE}").read_bytes()[:64]
+
+
+def own_keys(folder: Path) -> list[Key]:
+    """The keys in `folder` whose private half is there too. Raises BundleRefused for a damaged file."""
+    return [_read(path.with_suffix(PUBLIC)) for path in sorted(folder.glob(f"*{PRIVATE}"))]
+
+
+def chosen(folder: Path, name: str | None, today: date | None = None) -> Key:
+    """The key to sign with: `name`, or the only one. Raises RecipeError, also where it expired."""
+    own = {key.name: key for key in own_keys(folder)}
+    if not own:
+        raise RecipeError(f"{folder}: holds no key to sign with; make one: toolchain keys new NAME")
+    if name is None and len(own) > 1:
+        raise RecipeError(f"{folder}: holds {len(own)} keys; name the one to sign with: --key {' or '.join(own)}")
+    if name is not None and name not in own:
+        raise RecipeError(f"{folder}: holds no private key '{name}'{nearest(name, own)}; found {', '.join(own)}")
+    key = own[name] if name else next(iter(own.values()))
+    if key.expires < (today or date.today()):
+        raise RecipeError(f"{folder}: the key {key.name} expired on {key.expires}; make one: toolchain keys new NAME")
+    return key
+
+
+def trust(folder: Path, file: Path) -> Key:
+    """Believe what the public key in `file` signs. Raises BundleRefused, or RecipeError where the name is taken."""
+    key = _read(file)
+    if not NAME.fullmatch(key.name):
+        raise RecipeError(f"{file}: its name is {key.name!r}, expected letters, digits, '.', '_', '@' and '-'")
+    place = folder / TRUSTED / f"{key.name}{PUBLIC}"
+    if place.exists() and _read(place).public != key.public:
+        raise RecipeError(f"{place}: another key of this name is trusted already; delete it first if it was replaced")
+    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_text(place, key_text(key))
+    return key
+
+
+def believed(folder: Path) -> dict[str, Key]:
+    """The trusted keys by id. Raises BundleRefused for a damaged file."""
+    try:
+        return trusted_keys(folder / TRUSTED)
+    except Refused as told:
+        raise BundleRefused(str(told)) from None
+
+
+def _read(path: Path) -> Key:
+    try:
+        return read_key(path)
+    except Refused as told:
+        raise BundleRefused(str(told)) from None
