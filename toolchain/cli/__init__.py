@@ -5,7 +5,13 @@ from __future__ import annotations
 import os
 import sys
 
-from toolchain.cli import building, knowing, understanding  # noqa: F401 - each adds its commands to app, in this order
+from toolchain.cli import (  # noqa: F401 - each adds its commands to app, in this order
+    building,
+    checking,
+    knowing,
+    shipping,
+    understanding,
+)
 from toolchain.cli.options import app
 from toolchain.errors import ToolchainError
 

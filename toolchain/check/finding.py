@@ -1,0 +1,65 @@
+"""What the gate says of one quantity of one engine, and what it tolerates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from toolchain.check.paired import Outcome
+from toolchain.errors import RecipeError
+
+WORST = ("regression", "not enough evidence", "pass", "not judged")  # in this order
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """margin_points: a drop of top-1 that must not pass unseen. alpha: the chance of a false alarm on accuracy in one
+    run, over all its tests together; also of the latency's interval. beta: the chance that a drop of the margin passes.
+    """
+
+    margin_points: float = 0.5
+    alpha: float = 0.01
+    beta: float = 0.1
+    latency_percent: float = 10.0
+    size_percent: float = 1.0
+    memory_percent: float = 10.0
+    memory_mb: float = 4.0
+
+    def __post_init__(self) -> None:
+        wrong = [f"{option} {value:g}: expected {expected}" for option, value, expected, right in (
+            ("--margin", self.margin_points, "above 0, at most 100", 0 < self.margin_points <= 100),
+            ("--alpha", self.alpha, "above 0, below 0.5", 0 < self.alpha < 0.5),
+            ("--beta", self.beta, "above 0, below 0.5", 0 < self.beta < 0.5),
+            ("--latency", self.latency_percent, "at least 0", self.latency_percent >= 0),
+            ("--size", self.size_percent, "at least 0", self.size_percent >= 0),
+            ("--memory", self.memory_percent, "at least 0", self.memory_percent >= 0)) if not right]
+        if wrong:
+            raise RecipeError("; ".join(wrong))
+
+    def told(self) -> str:
+        """All of them in one line."""
+        return (f"tolerated: top-1 {self.margin_points:g} points (false alarms in {100 * self.alpha:g} % of runs, such "
+                f"drops missed in {100 * self.beta:g} %), latency {self.latency_percent:g} %, size "
+                f"{self.size_percent:g} %, memory {self.memory_percent:g} % and {self.memory_mb:g} MB")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """engine, what: of whom and of which quantity. told: in words, with every figure. figures: for machines."""
+
+    engine: str
+    what: str
+    outcome: Outcome
+    told: str
+    figures: dict[str, float | int | None] = field(default_factory=dict)
+
+    def line(self) -> str:
+        """One line that stands alone."""
+        return f"{self.engine}: {self.what}: {self.told}"
+
+
+def overall(findings: Iterable[Finding]) -> Outcome:
+    """The run's outcome: the worst there is; a run in which nothing was judged has no evidence."""
+    found = {finding.outcome for finding in findings}
+    worst: Outcome = next((outcome for outcome in WORST if outcome in found), "not judged")  # type: ignore[assignment]
+    return "not enough evidence" if worst == "not judged" else worst

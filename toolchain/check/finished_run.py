@@ -1,0 +1,91 @@
+"""What a finished build left for the gate: its report, every engine's answers, and its speed-ups by round.
+
+Images are put in the order of their keys, so nothing here depends on the order or batches they were read in. Of images
+that are there twice, labels and then answers decide the order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolchain.check.pack import coded, digest
+from toolchain.errors import DataError, DigestMismatch, ToolchainError
+from toolchain.files import sha256_file
+from toolchain.measure.latency import round_ratios
+from toolchain.report.schema import Report, load_report
+
+ANSWERS, TIMES = "predictions.npz", "latency.npz"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished build.
+
+    labels: (N,) in order of the images' keys. keys_sha256, labels_sha256: of the sorted keys and their labels. codes:
+    engine -> (N,) 0 where right, else the answer + 1. ratios: engine -> (rounds,) its FP32 engine's latency over its.
+    """
+
+    report: Report
+    labels: NDArray[np.int64]
+    keys_sha256: str
+    labels_sha256: str
+    codes: dict[str, NDArray[np.int64]]
+    ratios: dict[str, NDArray[np.float64]]
+
+
+def read_run(folder: Path) -> Run:
+    """The build in `folder`. Raises ToolchainError, DataError or DigestMismatch, naming the file and what to do."""
+    if not (folder / "report.json").is_file():
+        raise ToolchainError(f"{folder}: has no report.json; expected the folder of a finished build, such as "
+                             "build/vgg11_int8")
+    report = load_report(folder / "report.json")
+    written = _published(folder)
+    answers, times = (_arrays(folder / name, written) for name in (ANSWERS, TIMES))
+    measured = [engine for engine in report.engines if engine.measured]
+    if missing := [engine.name for engine in measured if engine.name not in answers]:
+        raise DataError(f"{folder / ANSWERS}: has no answers of {', '.join(missing)}; build again")
+    labels, keys = (answers.get(name) for name in ("labels", "keys"))
+    if labels is None or keys is None or (measured and labels.shape != keys.shape):
+        raise DataError(f"{folder / ANSWERS}: has no keys of the test images; it was made by an earlier version: run "
+                        "`toolchain build` again")
+    if not measured:
+        raise DataError(f"{folder}: no engine of this build runs on this machine, so there is nothing to judge")
+    order = np.lexsort((labels, keys))
+    ratios = {engine.name: round_ratios(times[engine.latency_reference], times[engine.name]) for engine in measured
+              if engine.latency_reference in times and engine.name in times}
+    return Run(report, labels[order], digest(keys[order], "<u8"), digest(labels[order], "<i8"),
+               {engine.name: sorted_codes(answers[engine.name][:, 0], labels, keys) for engine in measured}, ratios)
+
+
+def sorted_codes(answers: NDArray[np.int64], labels: NDArray[np.int64], keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Codes (N,) of answers (N,) in order of key, then label, then answer."""
+    order = np.lexsort((answers, labels, keys))
+    return coded(answers[order], labels[order])
+
+
+def _arrays(path: Path, written: Mapping[str, str]) -> dict[str, NDArray[Any]]:
+    if not path.is_file():
+        raise ToolchainError(f"{path}: not found; run `toolchain build` again, which leaves it beside the report")
+    if path.name in written and (found := sha256_file(path)) != written[path.name]:
+        raise DigestMismatch(f"{path}: SHA-256 is {found[:16]}, but {written[path.name][:16]} was written; the file "
+                             "was altered: delete it and build again")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays}
+    except Exception as error:  # zipfile, zlib and numpy each have their own
+        raise ToolchainError(f"{path}: cannot be read ({error}); delete it and build again") from None
+
+
+def _published(folder: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads((folder / "published.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ToolchainError(f"{folder / 'published.json'}: cannot be read ({error}), so no file of this build can be "
+                             "checked; build again") from None

@@ -1,0 +1,63 @@
+"""The commands that hold finished builds against what they were before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolchain.cli.options import app
+
+RunArgument = Annotated[Path, typer.Argument(
+    metavar="RUN", help="Folder of a finished build, such as build/vgg11_int8")]
+
+
+@app.command(rich_help_panel="Check")
+def baseline(
+    run: RunArgument,
+    out: Annotated[Path | None, typer.Option(
+        "--out", "-o", metavar="FILE", help="The file, for git  \\[default: baselines/<recipe>.<device>.json]")] = None,
+) -> None:
+    """Write down what RUN is, for `check` to compare later runs with: a small text file for git, one for each device.
+
+    It holds each engine's answer to every test image (packed), sizes, memory, speed-up over FP32 by round, and where
+    they were measured. Write it anew, and commit it, when a change is meant.
+    """
+    from toolchain.commands_check import run_baseline
+
+    run_baseline(run, out)
+
+
+@app.command(rich_help_panel="Check")
+def check(
+    run: RunArgument,
+    baseline: Annotated[Path, typer.Option("--baseline", metavar="FILE", help="What `toolchain baseline` wrote.")],
+    junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML.")] = None,
+    json_: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write every figure as JSON.")] = None,
+    github: Annotated[bool, typer.Option(
+        "--github", help="Print GitHub's annotations; add a table to the job's summary.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Show each quantity that passes, with its figures.")] = False,
+    margin: Annotated[float, typer.Option(help="Points of top-1: a drop this large must not pass unseen.")] = 0.5,
+    alpha: Annotated[float, typer.Option(help="Chance of a false alarm on accuracy in one run.")] = 0.01,
+    beta: Annotated[float, typer.Option(help="Chance that a drop of the margin passes.")] = 0.1,
+    latency: Annotated[float, typer.Option(help="Percent slower, by the ratio to FP32, that are tolerated.")] = 10.0,
+    size: Annotated[float, typer.Option(help="Percent of bytes, of engine file and weights.")] = 1.0,
+    memory: Annotated[float, typer.Option(help="Percent of peak memory, and 4 MB.")] = 10.0,
+) -> None:
+    """Hold RUN against a baseline: pass, regression (exit code 11), or not enough evidence (12).
+
+    Top-1 is compared image by image, overall, class by class, and against FP32 of the same run; the chance of one
+    false alarm in a run is --alpha over all these tests together. Latency is compared by ratios to FP32, with an
+    interval, and like peak memory only under equal conditions. Where the evidence is not enough, the number of images
+    or rounds that would decide is said.
+
+    \b
+      toolchain baseline build/vgg11_int8 -o baselines/vgg11_int8.json
+      toolchain check build/vgg11_int8 --baseline baselines/vgg11_int8.json --junit check.xml
+    """
+    from toolchain.check.finding import Tolerances
+    from toolchain.commands_check import run_check
+
+    asked = Tolerances(margin, alpha, beta, latency, size, memory)
+    raise typer.Exit(run_check(run, baseline, asked, junit, github, json_, all_))

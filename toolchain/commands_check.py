@@ -1,0 +1,82 @@
+"""What the commands of the gate do, callable from Python with the same arguments."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toolchain.errors import NotEnoughEvidence, Regression, WorkDirError
+from toolchain.files import write_text
+
+if TYPE_CHECKING:
+    from toolchain.check.finding import Tolerances
+
+
+def run_baseline(folder: Path, out: Path | None = None) -> Path:
+    """Write what the build in `folder` is into the file `out` (default: baselines/<recipe>.<device>.json).
+
+    Returns the file. Raises ToolchainError, DataError, DigestMismatch or WorkDirError.
+    """
+    from toolchain.check.baseline import default_file, make_baseline
+    from toolchain.check.finished_run import read_run
+
+    run = read_run(folder)
+    file, baseline = out or default_file(run), make_baseline(run)
+    text = baseline.to_json()
+    same = file.is_file() and file.read_bytes() == text.encode()
+    _write(file, text)
+    print(f"{file}: {len(baseline.engines)} engines on {baseline.images.n:,} test images, {len(text.encode()):,} bytes"
+          f"{', unchanged' if same else ''}")
+    return file
+
+
+def run_check(
+    folder: Path, baseline: Path, asked: Tolerances | None = None, junit: Path | None = None, github: bool = False,
+    json_file: Path | None = None, everything: bool = False,
+) -> int:
+    """Hold the build in `folder` against `baseline` and print what was found.
+
+    asked: what is tolerated; None: the defaults. junit, json_file: files to write. github: also print annotations, and
+    add a table to the file that $GITHUB_STEP_SUMMARY names. everything: show the figures of what passes too.
+
+    Returns 0. After everything is written, raises Regression or NotEnoughEvidence; DataError where the baseline has
+    other test images.
+    """
+    from toolchain.check.baseline import load_baseline
+    from toolchain.check.console_table import print_verdict
+    from toolchain.check.finding import Tolerances
+    from toolchain.check.finished_run import read_run
+    from toolchain.check.judge import check
+    from toolchain.check.verdict import Verdict, to_annotations, to_json, to_junit, to_markdown
+
+    asked = asked or Tolerances()
+    run, before = read_run(folder), load_baseline(baseline)
+    verdict = Verdict(str(run.report.recipe.get("name")), str(baseline), asked, check(run, before, asked, baseline))
+    print_verdict(verdict, everything)
+    if json_file:
+        _write(json_file, to_json(verdict))
+    if junit:
+        _write(junit, to_junit(verdict))
+    if github:
+        sys.stdout.write(to_annotations(verdict))
+        if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+            with open(summary, "a", encoding="utf-8") as file:
+                file.write(to_markdown(verdict))
+    sys.stdout.flush()
+    if verdict.outcome == "regression":
+        raise Regression("worse than the baseline:\n  " + "\n  ".join(f.line() for f in verdict.those("regression")))
+    if verdict.outcome == "not enough evidence":
+        missing = "\n  ".join(f.line() for f in verdict.those("not enough evidence"))
+        raise NotEnoughEvidence("cannot be told from what was measured:\n  " + (missing or "nothing could be judged"))
+    return 0
+
+
+def _write(file: Path, text: str) -> None:
+    """Whole or not at all, in a folder that is made where it is missing. Raises WorkDirError."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, text)
+    except OSError as error:
+        raise WorkDirError(f"{file}: cannot be written ({error.strerror}); choose another file") from None
