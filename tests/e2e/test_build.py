@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TIMINGS = ("latency_ms", "speedup_vs_fp32", "throughput", "peak_memory_bytes")
+TIMINGS = ("latency_ms", "speedup_vs_fp32", "throughput", "peak_memory_bytes", "validity", "machine_settings")
 
 
 def report(out: Path) -> dict[str, Any]:

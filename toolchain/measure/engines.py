@@ -18,13 +18,15 @@ from toolchain.engines.cpu import default_threads
 from toolchain.engines.protocol import Images, Loaded
 from toolchain.engines.record import EngineRecord, verify
 from toolchain.files import write_text
-from toolchain.measure.accuracy import Predictions, accuracy, agreement_percent, predict, top1_change
-from toolchain.measure.latency import DISCARD, Samples, interleaved_ms, speedup, summary
+from toolchain.measure.accuracy import Predictions, accuracy, agreement_percent, keyed, predict, top1_change
+from toolchain.measure.conditions import settings
+from toolchain.measure.latency import DISCARD, Samples, speedup, summary
 from toolchain.measure.memory import peak_memory_bytes
 from toolchain.measure.npz import save_arrays
 from toolchain.measure.reference import fp32_reference
 from toolchain.measure.storage import deflate_bytes
 from toolchain.measure.throughput import fill, sweep
+from toolchain.measure.validity import trusted_ms
 from toolchain.recipe.schema import Measure
 
 Batches = Callable[[], Iterator[tuple[Images, NDArray[np.int64]]]]
@@ -51,14 +53,18 @@ def measure_engines(
                    for name, path in folders.items() if reasons.get(name) is None}
         if engines:
             images = next(iter(batches()))[0]
-            predictions = _predictions(engines, batches, labels, classes)
-            samples = _samples(engines, fill(images, cfg.batch), cfg, seed)
+            predictions, keys = _predictions(engines, batches, labels, classes)
+            samples, validity = trusted_ms(
+                engines, fill(images, cfg.batch), warmup=cfg.warmup, rounds=cfg.rounds, runs=cfg.runs_per_round,
+                seed=seed, threads=threads, attempts=cfg.attempts, reference=_first_fp32(records, engines))
             extras = {name: _extras(engine, images, cfg) for name, engine in engines.items()}
         else:
-            predictions, samples, extras = {}, {}, {}
+            predictions, samples, extras, validity = {}, {}, {}, {}
+            keys = np.empty(0, np.uint64)
+    conditions = settings()  # now, while the machine is warm
     for name in extras:  # after the engines are closed: the measuring processes have the machine to themselves
         extras[name] |= _memory(folders[name], cfg.batch, threads)
-    _save(folder, predictions, samples, labels)
+    _save(folder, predictions, samples, {"labels": labels, "keys": keys})
     pruned, before = ([records[n] for n in engines if (n in unpruned) is which] for which in (False, True))
     measured = []
     for name, record in records.items():
@@ -66,6 +72,7 @@ def measure_engines(
         own = [] if name in unpruned else pruned  # an unpruned engine is compared with its like alone
         measured.append(facts | (
             _measured(record, own, before, predictions, samples, labels, cfg, threads, seed) | extras[name]
+            | {"validity": validity[name], "machine_settings": conditions}
             if name in engines else _not_measured(str(reasons[name]))))
     write_text(folder / "measured.json", json.dumps(measured, indent=1) + "\n")
     return measured
@@ -73,15 +80,15 @@ def measure_engines(
 
 def _predictions(
     engines: Mapping[str, Loaded], batches: Batches, labels: NDArray[np.int64], classes: int | None
-) -> dict[str, Predictions]:
+) -> tuple[dict[str, Predictions], NDArray[np.uint64]]:
+    """Answers by engine, and the key (N,) of each test image."""
+    keys: list[NDArray[np.uint64]] = []
     with console.bar("accuracy", len(labels) * len(engines)) as bar:
-        return predict(engines, batches(), labels, classes, bar.advance)
+        return predict(engines, keyed(batches(), keys), labels, classes, bar.advance), np.concatenate(keys)
 
 
-def _samples(engines: Mapping[str, Loaded], images: Images, cfg: Measure, seed: int) -> dict[str, Samples]:
-    with console.bar("latency", cfg.rounds) as bar:
-        return interleaved_ms(engines, images, warmup=cfg.warmup, rounds=cfg.rounds, runs=cfg.runs_per_round, seed=seed,
-                              advance=bar.advance)
+def _first_fp32(records: Mapping[str, EngineRecord], engines: Mapping[str, Loaded]) -> str | None:
+    return next((name for name in engines if records[name].precision == "fp32"), None)
 
 
 def _extras(engine: Loaded, images: Images, cfg: Measure) -> dict[str, Any]:
@@ -147,8 +154,10 @@ def _not_measured(reason: str) -> dict[str, Any]:
 
 
 def _save(
-    folder: Path, predictions: Mapping[str, Predictions], samples: Mapping[str, Samples], labels: NDArray[np.int64]
+    folder: Path, predictions: Mapping[str, Predictions], samples: Mapping[str, Samples],
+    images: Mapping[str, NDArray[Any]],
 ) -> None:
-    """predictions.npz: labels (N,), <engine> (N, 5) classes, best first. latency.npz: <engine> (rounds, runs) ms."""
-    save_arrays(folder / "predictions.npz", {"labels": labels, **{name: p.top for name, p in predictions.items()}})
+    """predictions.npz: labels (N,), keys (N,) uint64 of the images (none where no engine runs here), <engine> (N, 5)
+    classes, best first. latency.npz: <engine> (rounds, runs) ms."""
+    save_arrays(folder / "predictions.npz", {**images, **{name: p.top for name, p in predictions.items()}})
     save_arrays(folder / "latency.npz", dict(samples))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,18 +16,20 @@ from numpy.typing import NDArray
 from toolchain.engines.protocol import Images, Loaded
 
 Samples = NDArray[np.float64]  # (rounds, runs) milliseconds
+Around = Callable[[str], AbstractContextManager[None]]
 DISCARD = 2  # the first runs of a burst find cold caches and sleeping threads; they are timed, and not kept
 RESAMPLES = 2000
 
 
 def interleaved_ms(
     engines: Mapping[str, Loaded], images: Images, *, warmup: int, rounds: int, runs: int, seed: int,
-    advance: Callable[[], None] = lambda: None,
+    advance: Callable[[], None] = lambda: None, around: Around = lambda name: nullcontext(),
 ) -> dict[str, Samples]:
     """Milliseconds (rounds, runs) of every engine on one batch `images` (n, C, H, W).
 
-    warmup: untimed runs of each engine before the first round. seed: of the order within the rounds. The first
-    DISCARD runs of each burst are not among the samples; every other one is.
+    warmup: untimed runs of each engine before the first round. seed: of the order within the rounds. around: a context
+    that goes about each burst of the engine it is told. The first DISCARD runs of each burst are not among the samples;
+    every other one is.
     """
     names, rng = list(engines), np.random.default_rng(seed)
     samples = {name: np.empty((rounds, runs)) for name in names}
@@ -36,7 +38,8 @@ def interleaved_ms(
             engines[name].time_ms(images, warmup)
         for r in range(rounds):
             for i in rng.permutation(len(names)):
-                samples[names[i]][r] = engines[names[i]].time_ms(images, DISCARD + runs)[DISCARD:]
+                with around(names[i]):
+                    samples[names[i]][r] = engines[names[i]].time_ms(images, DISCARD + runs)[DISCARD:]
             advance()
     return samples
 

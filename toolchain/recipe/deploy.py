@@ -94,6 +94,8 @@ class Measure(Section):
     warmup: int = Field(20, ge=1, description="untimed runs before the first round")
     rounds: int = Field(20, ge=2, le=100_000, description="each round times every engine once, in random order")
     runs_per_round: int = Field(20, ge=1, le=100_000, description="timed runs of one engine in one round")
+    attempts: int = Field(2, ge=1, le=100, description="latency is measured again while it is inconclusive, up to so "
+                                                       "many times in all; then it is reported as inconclusive")
     throughput_batches: tuple[BatchSize, ...] = (1, 8, 32)
     accuracy_batch: BatchSize = 64
     fidelity: Fidelity | None = Field(None, description="also compare the engines with the teacher")

@@ -17,7 +17,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from toolchain.report import contract, plot, pruned_words, quantized_words, taught, training, words
+from toolchain.report import contract, plot, pruned_words, quantized_words, taught, training, validity, words
 from toolchain.report.html_pruned import pruned_section
 from toolchain.report.limits import amount, asks, broken, matrix, weight_share
 from toolchain.report.quantized_pages import quantized_section
@@ -80,7 +80,8 @@ def _row(e: EngineResult, report: Report, best: EngineResult | None) -> dict[str
         "unmeasured": words.unmeasured(e),
         "top1": words.percent(e.top1_percent), "top1_interval": words.interval(e.top1_interval),
         "top5": words.percent(e.top5_percent), "agreement": words.percent(e.agreement_percent),
-        "p50": words.milliseconds(latency.p50 if latency else None), "spread": words.spread(latency),
+        "p50": words.milliseconds(latency.p50 if latency else None),
+        "spread": words.spread(latency) + validity.mark(e),
         "copies": words.copies(e.transfer_ms),
         "speedup": words.times(speedup.value if speedup else None), "speedup_interval": words.speedup_interval(speedup),
         "speedup_tone": tone,
@@ -215,7 +216,8 @@ def render_html(report: Report, sheet: bytes | None = None, pruned_sheet: bytes 
     total = sum(s.seconds or 0.0 for s in report.stages)
     return environment.get_template("template.html.j2").render(
         report=report, name=str(report.recipe.get("name", "build")), headline=words.headline(report),
-        below=[told for told in (quantized_words.summary(report), pruned_words.summary(report)) if told],
+        below=[told for told in (validity.told([*report.engines, *report.unpruned]), quantized_words.summary(report),
+                                 pruned_words.summary(report)) if told],
         pruned=pruned_section(report, pruned_sheet), quantized=quantized_section(report),
         contract={"intro": contract.INTRO, "titles": contract.TITLES, "rows": contract.rows(report.engines),
                   "slow": contract.slow(report.engines), "shown": contract.SHOWN},

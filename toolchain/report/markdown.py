@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from toolchain.report import contract, pruned_choice, pruned_words, quantized_words, taught, training, words
+from toolchain.report import contract, pruned_choice, pruned_words, quantized_words, taught, training, validity, words
 from toolchain.report.fidelity import Fidelity
 from toolchain.report.limits import amount, asks, broken, matrix
 from toolchain.report.pruned import Pruning
@@ -48,7 +48,8 @@ def _engine_row(engine: EngineResult) -> list[str]:
     return [
         code(engine.name), _with(words.percent(engine.top1_percent), words.interval(engine.top1_interval)),
         words.percent(engine.top5_percent), words.percent(engine.agreement_percent),
-        f"{words.milliseconds(latency.p50)} {words.spread(latency)} {words.copies(engine.transfer_ms)}".rstrip()
+        f"{words.milliseconds(latency.p50)} {words.spread(latency)}{validity.mark(engine)} "
+        f"{words.copies(engine.transfer_ms)}".rstrip()
         if latency else words.NOTHING,
         words.milliseconds(latency.p95 if latency else None), words.milliseconds(latency.p99 if latency else None),
         _with(words.times(speedup.value if speedup else None), words.speedup_interval(speedup)), kept, *sizes,
@@ -227,6 +228,7 @@ def render_markdown(report: Report) -> str:
         f"# {escape(report.recipe.get('name', 'build'))}",
         f"**{escape(words.headline(report))}**",
         escape(quantized_words.summary(report)), escape(pruned_words.summary(report)),
+        escape(validity.told([*report.engines, *report.unpruned]) or ""),
         "## Engines\n" + table(ENGINE_TITLES, map(_engine_row, [*report.engines, *report.unpruned])),
         _limits(report), _contract(report), _throughput(report),
         quantized_markdown(report, code, escape, table), _pruned(report),

@@ -18,6 +18,7 @@ from toolchain.report.fidelity import Fidelity, Taught
 from toolchain.report.part import Bytes, Part, Percent, Positive, Speedup
 from toolchain.report.pruned import Pruning
 from toolchain.report.quantized import Quantization
+from toolchain.report.validity import Validity
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -154,6 +155,7 @@ class EngineResult(Part):
     top1_change_vs_fp32: Change | None = None
     accuracy_reference: str | None = Field(None, description="name of the FP32 engine it is compared with")
     latency_ms: Latency | None = None
+    validity: Validity | None = Field(None, description="of the latency; null: not timed, or by an earlier version")
     transfer_ms: Transfer | None = Field(None, description="null on a CPU")
     speedup_vs_fp32: Speedup | None = None
     latency_reference: str | None = Field(None, description="name of the FP32 engine whose latency is divided by this")

@@ -15,7 +15,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from toolchain.report import pruned_words, quantized_words, taught, words
+from toolchain.report import pruned_words, quantized_words, taught, validity, words
 from toolchain.report.limits import RULES, amount, asks
 from toolchain.report.schema import EngineResult, LimitResult, Report
 
@@ -35,7 +35,7 @@ def _figures(engine: EngineResult, pruned: bool) -> list[tuple[str, str]]:
     return [
         (words.percent(engine.top1_percent), words.interval(engine.top1_interval)),
         (words.percent(engine.agreement_percent), ""),
-        (words.milliseconds(latency.p50 if latency else None), words.spread(latency)),
+        (words.milliseconds(latency.p50 if latency else None), words.spread(latency) + validity.mark(engine)),
         (words.times(speedup.value if speedup else None), words.speedup_interval(speedup)),
         (words.size(engine.peak_memory_bytes), ""),
         *([against] if pruned else []),
@@ -130,6 +130,8 @@ def render_table(report: Report, width: int, plain: bool) -> RenderableType:
     if report.limits:
         parts += [Text("Limits", style="bold"), *limit_lines(report.limits), Text("")]
     parts.append(Text(words.headline(report), style="bold"))
+    if doubt := validity.told(engines):
+        parts.append(Text(doubt, style="yellow"))
     below = (quantized_words.summary(report), pruned_words.summary(report), taught.summary(report))
     parts += [Text(told) for told in below if told]
     return Group(*parts)
