@@ -26,6 +26,7 @@ SHORTER = {  # the same command with less work: a README command may train for m
     "toolchain build recipes/resnet18_ptq.yaml": QUICK,
     "toolchain build recipes/vgg11_cifar10_int8.yaml": f"{QUICK} {NARROW} quantize.calibration.images=16",
     "toolchain build recipes/own_onnx.yaml": f"{QUICK.split(' ', 1)[1]} quantize.calibration.images=16",
+    "toolchain bench": "--rounds=2 --runs=2 --attempts=1",
     "ACCELERATE_USE_CPU=true accelerate": f"{QUICK} model.width=0.25 prune.finetune.epochs=1",
 }
 NETS = """

@@ -43,7 +43,7 @@ def test_a_rectified_tensor_has_no_negative_range_behind_a_pool_either(tmp_path)
         }""")
     onnx.save(network, tmp_path / "a.onnx")
     lows = {name: found.min < 0 for name, found in made_up_ranges(tmp_path / "a.onnx").activations.items()}
-    assert lows == {"images": True, "r": False, "p": False, "s": True}
+    assert lows == {"images": True, "r": False, "p": False, "d": True, "s": True}
 
 
 def test_an_engine_that_cannot_be_timed_here_is_refused(monkeypatch):

@@ -9,6 +9,7 @@ from toolchain.cli import (  # noqa: F401 - each adds its commands to app, in th
     building,
     checking,
     knowing,
+    measuring,
     shipping,
     understanding,
 )

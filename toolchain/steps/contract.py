@@ -50,7 +50,8 @@ def contracted(job: Job, name: str, engine: Engine, model: Stage, source: Stage,
 def shortened(found: dict[str, Any]) -> dict[str, Any]:
     """What the report holds of contract.json: the layers that did not keep it alone."""
     layers = [layer for layer in found["layers"] if layer["verdict"] != "kept"]
-    return {key: found[key] for key in ("share", "arithmetic", "kept_share", "undecidable_share", "numbers")} | {"layers": layers}
+    kept = ("share", "arithmetic", "kept_share", "undecidable_share", "numbers")
+    return {key: found[key] for key in kept} | {"layers": layers}
 
 
 def told(found: dict[str, Any]) -> str:

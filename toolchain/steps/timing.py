@@ -16,9 +16,8 @@ from toolchain.recipe.schema import Engine, Recipe
 from toolchain.steps.job import plain
 
 if TYPE_CHECKING:
-    import numpy as np
 
-    from toolchain.engines.protocol import Images, Loaded
+    from toolchain.engines.protocol import Loaded
     from toolchain.measure.latency import Samples
     from toolchain.ranges import Ranges
 
@@ -111,9 +110,10 @@ def timed_ms(files: Mapping[str, Path], how: Clock, folder: Path | None = None) 
 
 def side_by_side(engines: Mapping[str, Loaded], how: Clock) -> dict[str, Samples]:
     """Milliseconds (rounds, runs) of open engines, interleaved, each on noise of its own input's size."""
+    from toolchain.measure.bench import Fed
     from toolchain.measure.latency import interleaved_ms
 
-    fed: dict[str, Any] = {name: _Fed(engine, how) for name, engine in engines.items()}
+    fed: dict[str, Any] = {name: Fed(engine, how.batch, how.seed) for name, engine in engines.items()}
     first = next(iter(fed.values())).images
     return interleaved_ms(fed, first, warmup=how.warmup, rounds=how.rounds, runs=how.runs, seed=how.seed)
 
@@ -157,18 +157,3 @@ def made_up_ranges(onnx: Path) -> Ranges:
             rectified.update(value.name for value in node.outputs if value.name)
     return Ranges({name: ActivationRange(0.0 if name in rectified else -MADE_UP, MADE_UP, MADE_UP)
                    for name in quantizable_tensors(graph)}, {}, "made up, for timing")
-
-
-class _Fed:
-    """An engine with images of its own, so that engines of different inputs can be timed side by side."""
-
-    def __init__(self, engine: Loaded, how: Clock) -> None:
-        import numpy as np
-
-        self.engine = engine
-        size = (how.batch, *(size if size > 0 else 1 for size in engine.input_shape[1:]))
-        self.images = np.random.default_rng(how.seed).standard_normal(size, np.float32)
-
-    def time_ms(self, images: Images, runs: int) -> np.ndarray:
-        """(runs,) milliseconds on its own images, whichever are given."""
-        return self.engine.time_ms(self.images, runs)

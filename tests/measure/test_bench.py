@@ -1,0 +1,120 @@
+"""`toolchain bench`: what it takes, what it says of it, and that it leaves the user's files alone."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from toolchain.cli import main
+from toolchain.engines import ort
+from toolchain.errors import DigestMismatch, EngineError, RecipeError
+from toolchain.measure.bench import Method, bench, refused_batch
+from toolchain.recipe.schema import OrtEngine
+from toolchain.steps.benching import find_entries, opened
+
+QUICK = ["--rounds", "2", "--runs", "2", "--warmup", "1", "--attempts", "1", "--threads", "1", "--image-size", "16"]
+
+
+@pytest.fixture
+def build(tmp_path, make_onnx):
+    """What is left of a build: two engines that run here, and one for a GPU that is not here."""
+    for precision, form in (("int8", "int8_u8"), ("fp32", "fp32")):
+        folder = tmp_path / f"build/engines/{precision}.onnxruntime.cpu_x86"
+        folder.mkdir(parents=True)
+        ort.build(make_onnx(form), OrtEngine(runtime="onnxruntime", precision=precision, target="cpu_x86"), folder, {})
+    other = tmp_path / "build/engines/fp32.onnxruntime.cpu_arm"
+    shutil.copytree(folder, other)
+    record = json.loads((other / "engine.json").read_text())
+    (other / "engine.json").write_text(json.dumps(record | {"name": other.name, "target": "cpu_arm"}))
+    return tmp_path / "build"
+
+
+def run(*words):
+    with pytest.raises(SystemExit) as stopped:
+        main(["bench", *map(str, words), *QUICK])
+    return stopped.value.code
+
+
+def test_engines_of_a_build_and_an_onnx_file_stand_side_by_side_in_the_table_and_in_json(build, make_onnx, tmp_path, capsys):
+    network = make_onnx("fp32")
+    before = network.read_bytes()
+    assert run(build, network, "--json", tmp_path / "bench.json") == 0
+    told = capsys.readouterr()
+    names = [f"{build}:fp32.onnxruntime.cpu_x86", f"{build}:int8.onnxruntime.cpu_x86", str(network)]
+    facts = json.loads((tmp_path / "bench.json").read_text())
+    assert [row["name"] for row in facts["rows"]] == names and (facts["batch"], facts["rounds"]) == (1, 2)
+    assert "left out" in told.err and "cpu_arm" in told.err
+    assert all(row["latency_ms"]["n"] == 4 and row["input"] == [1, 3, 16, 16] for row in facts["rows"])
+    assert [row["ratio"] is None for row in facts["rows"]] == [True, False, False]
+    assert all(row["validity"]["verdict"] in ("valid", "inconclusive") for row in facts["rows"])
+    assert "speed (95 %)" in told.out and network.read_bytes() == before
+
+
+def test_an_engine_is_named_in_three_ways(build):
+    folder = build / "engines/int8.onnxruntime.cpu_x86"
+    for word in (f"{build}:int8.onnxruntime.cpu_x86", str(folder), str(folder / "engine.onnx")):
+        (entry,) = find_entries([word])
+        assert (entry.path, entry.name, entry.runtime) == (folder, word, "onnxruntime")
+
+
+def test_an_onnx_file_runs_on_each_runtime_that_is_asked_for(make_onnx):
+    pytest.importorskip("openvino")
+    entries = find_entries([str(make_onnx("fp32"))], ["onnxruntime", "openvino"])
+    with opened(entries, 1) as engines:
+        answers = [engine.infer(np.ones((1, 3, 16, 16), np.float32)) for engine in engines.values()]
+    assert len(engines) == 2 and answers[0] == pytest.approx(answers[1], abs=1e-4)
+
+
+@pytest.mark.parametrize(("word", "error", "told"), [
+    ("nosuch.onnx", RecipeError, "does not exist"), ("build:int8.onnxruntime.cpu_x68", RecipeError, "did you mean"),
+    ("build:fp32.onnxruntime.cpu_arm", EngineError, "cannot run here"), ("notes.txt", RecipeError, "neither an engine"),
+    ("empty", RecipeError, "neither an engine"),
+])
+def test_what_cannot_be_timed_is_named(build, monkeypatch, word, error, told):
+    monkeypatch.chdir(build.parent)
+    (build.parent / "notes.txt").write_text("hello")
+    (build.parent / "empty").mkdir()
+    with pytest.raises(error, match=told):
+        find_entries([word])
+
+
+def test_one_file_named_twice_is_refused(make_onnx):
+    with pytest.raises(RecipeError, match="named twice"):
+        find_entries([str(make_onnx("fp32"))] * 2)
+
+
+def test_an_altered_engine_is_not_opened(build):
+    folder = build / "engines/int8.onnxruntime.cpu_x86"
+    (folder / "engine.onnx").write_bytes((folder / "engine.onnx").read_bytes() + b"\0")
+    with pytest.raises(DigestMismatch), opened(find_entries([str(folder)]), 1):
+        pass
+
+
+def test_a_damaged_onnx_file_is_named_as_the_user_knows_it(tmp_path, capsys):
+    (tmp_path / "net.onnx").write_text("hello")
+    assert run(tmp_path / "net.onnx") == 6
+    told = capsys.readouterr().err
+    assert str(tmp_path / "net.onnx") in told and "toolchain-bench" not in told
+
+
+class Engine:
+    """Takes 2 ms a run, or what it is told. batches: (4, 4)."""
+
+    def __init__(self, ms=2.0, shape=(-1, 3, -1, -1)):
+        self.ms, self.input_shape, self.batches = ms, shape, (4, 4)
+
+    def time_ms(self, images, runs):
+        assert images.shape[1:] == tuple(16 if length < 0 else length for length in self.input_shape[1:])
+        return np.full(runs, self.ms)
+
+
+def test_ratios_are_of_the_first_files_time_over_the_others():
+    rows = bench({"slow": Engine(4.0), "fast": Engine(2.0, (4, 1, 8, 8))}, Method(threads=1, batch=4, size=16))
+    assert rows[1]["ratio"] == {"value": 2.0, "low": 2.0, "high": 2.0} and rows[1]["input"] == [4, 1, 8, 8]
+    assert rows[0]["images_per_s"] == pytest.approx(1000) and rows[0]["latency_ms"]["p50"] == 4.0
+
+
+def test_a_batch_that_an_engine_does_not_take_is_told_before_anything_is_timed():
+    assert refused_batch({"e": Engine()}, 4) is None
+    assert "e: takes batches of 4 to 4, found --batch 1" in refused_batch({"e": Engine()}, 1)

@@ -1,0 +1,48 @@
+"""The command that times files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolchain.cli.options import app
+
+
+@app.command(rich_help_panel="Check")
+def bench(
+    files: Annotated[list[str], typer.Argument(
+        metavar="FILE...", help="Build folder (all its engines), DIR:ENGINE, an engine's folder, or an .onnx file.")],
+    runtime: Annotated[str, typer.Option(
+        "--runtime", metavar="NAMES", help="What runs .onnx files: onnxruntime, openvino, or both with a comma.")
+    ] = "onnxruntime",
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images of one run.")] = 1,
+    threads: Annotated[int | None, typer.Option(
+        "--threads", min=1, help="CPU threads  \\[default: the physical cores]")] = None,
+    warmup: Annotated[int, typer.Option("--warmup", min=1, help="Untimed runs of each first.")] = 20,
+    rounds: Annotated[int, typer.Option("--rounds", min=2, help="Each times every file, in random order.")] = 20,
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Timed runs of one file in one round.")] = 20,
+    attempts: Annotated[int, typer.Option(
+        "--attempts", min=1, help="Measurements at most, while one is inconclusive.")] = 2,
+    size: Annotated[int, typer.Option(
+        "--image-size", min=1, help="Pixels of a side, where a file leaves them open.")] = 224,
+    json_: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write every figure as JSON.")] = None,
+) -> None:
+    """Time engines and ONNX files side by side, and say whether the times can be trusted.
+
+    All are timed in the same rounds, in random order, so that they share the
+    machine's weather; the first one is also timed against itself. Beside each
+    time stands valid or inconclusive, with the cause: other processes,
+    throttling, a machine that grows slower. Nothing is built but for .onnx
+    files, which are run as they are.
+
+    \b
+      toolchain bench build/vgg11_int8
+      toolchain bench build/old:int8.onnxruntime.cpu_x86 build/new:int8.onnxruntime.cpu_x86
+      toolchain bench model.onnx --runtime onnxruntime,openvino --batch 8
+    """
+    from toolchain.commands_bench import run_bench
+
+    run_bench(files, runtime.split(","), batch=batch, threads=threads, warmup=warmup, rounds=rounds, runs=runs,
+              attempts=attempts, size=size, json_file=json_)

@@ -1,0 +1,82 @@
+"""What `toolchain bench` does, callable from Python with the same arguments."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolchain.errors import RecipeError, WorkDirError
+from toolchain.files import write_text
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+PLAIN_WIDTH = 140  # columns where stdout is no terminal
+
+
+def run_bench(
+    files: Sequence[str], runtimes: Sequence[str] = ("onnxruntime",), *, batch: int = 1, threads: int | None = None,
+    warmup: int = 20, rounds: int = 20, runs: int = 20, attempts: int = 2, size: int = 224,
+    json_file: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Time `files` side by side, print the table, and return its rows: of `measure.bench.bench`, with path and SHA-256.
+
+    Raises RecipeError, EngineError, DigestMismatch, MissingPackage, WorkDirError.
+    """
+    from rich.console import Console
+
+    from toolchain.doctor import machine
+    from toolchain.engines.cpu import default_threads
+    from toolchain.measure.bench import Method, bench, refused_batch
+    from toolchain.measure.conditions import settings
+    from toolchain.steps.benching import find_entries, opened
+
+    entries = find_entries(files, runtimes)
+    how = Method(threads or default_threads(), batch, warmup, rounds, runs, attempts, size)
+    with opened(entries, how.threads) as engines:
+        if why := refused_batch(engines, batch):
+            raise RecipeError(why)
+        rows = bench(engines, how)
+    for row, entry in zip(rows, entries, strict=True):
+        row |= {"path": entry.path.as_posix(), "runtime": entry.runtime, "sha256": entry.sha256}
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
+    console.print(_table(rows))
+    console.print(_told(rows, how.threads, batch, rounds, runs), soft_wrap=True)
+    if json_file:
+        facts = {"schema_version": 1, "environment": machine(), "settings": settings(), "threads": how.threads,
+                 "batch": batch, "rounds": rounds, "runs_per_round": runs, "rows": rows}
+        try:
+            write_text(json_file, json.dumps(facts, indent=1) + "\n")
+        except OSError as error:
+            raise WorkDirError(f"{json_file}: cannot be written ({error.strerror}); choose another --json") from None
+    return rows
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("file", overflow="fold")
+    for title in ("input", "p50 ms", "± std", "p10", "p99", "speed (95 %)", "images/s", ""):
+        table.add_column(title, justify="right" if title else "left", no_wrap=bool(title))
+    for row in rows:
+        ms, ratio = row["latency_ms"], row["ratio"]
+        against = f"{ratio['value']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else "1"
+        table.add_row(row["name"], "x".join(map(str, row["input"])), f"{ms['p50']:.4g}", f"{ms['std']:.2g}",
+                      f"{ms['p10']:.4g}", f"{ms['p99']:.4g}", against, f"{row['images_per_s']:,.0f}",
+                      row["validity"]["verdict"])
+    return table
+
+
+def _told(rows: Sequence[dict[str, Any]], threads: int, batch: int, rounds: int, runs: int) -> str:
+    causes: dict[str, list[str]] = {}
+    for row in rows:
+        for cause in row["validity"]["causes"]:
+            causes.setdefault(cause, []).append(row["name"])
+    how = (f"\nbatch {batch}, {threads} CPU threads, {rounds} rounds of {runs} runs of each, in random order, on "
+           "noise; speed: the first file's latency over this one's, within rounds")
+    return how + "".join(f"\ninconclusive: {'' if len(names) == len(rows) else ', '.join(names) + ': '}{cause}"
+                         for cause, names in causes.items())
