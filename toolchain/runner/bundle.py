@@ -16,6 +16,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,7 +74,8 @@ class Bundle:
                     out.write(block)
             os.replace(part, target)
         finally:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
 
 
 def open_bundle(path: Path, trusted: Mapping[str, Key], today: date | None = None) -> Bundle:
@@ -85,7 +87,7 @@ def open_bundle(path: Path, trusted: Mapping[str, Key], today: date | None = Non
     with _opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         members = structure(file, size, where)
-        manifest, signature = (_whole(file, members[name]) for name in (MANIFEST, SIGNATURE))
+        manifest, signature = (_whole(file, members[name], where) for name in (MANIFEST, SIGNATURE))
         key = _signer(manifest, signature, trusted, today or date.today(), where)
         content = _manifest(manifest, members, key, where)
         for name, facts in content["files"].items():
@@ -104,7 +106,7 @@ def structure(file: Any, size: int, where: str) -> dict[str, Member]:
     magic, disk, disk_too, count, total, length, start, comment = END.unpack(file.read(END.size))
     if magic != b"PK\5\6" or start + length + END.size != size or comment:
         raise Refused(f"{where}: does not end as a bundle does: it was cut short, or something was added to it")
-    if (disk, disk_too, total) != (0, 0, count) or not 2 <= count <= MOST_FILES:
+    if (disk, disk_too, total) != (0, 0, count) or not 2 <= count <= MOST_FILES or length > LARGEST_MANIFEST:
         raise Refused(f"{where}: its zip directory speaks of {total} files on {disk + 1} disks, expected 2 to "
                       f"{MOST_FILES} on one")
     file.seek(start)
@@ -203,7 +205,7 @@ def _manifest(text: bytes, members: Mapping[str, Member], key: Key, where: str) 
     if not isinstance(files, dict) or content.get("key_id") != key.key_id:
         raise Refused(f"{place}: has no list of files, or names another key than {key.key_id}")
     if odd := set(files) ^ (set(members) - {MANIFEST, SIGNATURE}):
-        raise Refused(f"{place}: {sorted(odd)[0]} is listed but not there, or there but not listed")
+        raise Refused(f"{place}: {min(odd)} is listed but not there, or there but not listed")
     for name, facts in files.items():
         if not isinstance(facts, dict) or not isinstance(facts.get("sha256"), str) or facts.get("bytes") != \
                 members[name].size:
@@ -223,13 +225,13 @@ def _blocks(file: Any, member: Member, digest: str, where: str) -> Iterator[byte
         raise Refused(f"{where}: {member.name} was altered: its digest is not the one that was signed")
 
 
-def _whole(file: Any, member: Member) -> bytes:
+def _whole(file: Any, member: Member, where: str) -> bytes:
     if member.size > LARGEST_MANIFEST:
-        raise Refused(f"{member.name} has {member.size} bytes, more than the {LARGEST_MANIFEST} it may have")
+        raise Refused(f"{where}: {member.name} has {member.size} bytes, more than the {LARGEST_MANIFEST} it may have")
     file.seek(member.start)
     content: bytes = file.read(member.size)
     if zlib.crc32(content) != member.crc:
-        raise Refused(f"{member.name} was altered: its CRC is not the one in the zip directory")
+        raise Refused(f"{where}: {member.name} was altered: its CRC is not the one in the zip directory")
     return content
 
 

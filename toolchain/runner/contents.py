@@ -29,27 +29,28 @@ LARGEST_SIZE = 4096  # pixels
 
 def from_files(bundle: Bundle) -> None:
     """Raise Refused where the files of a bundle that was not altered do not fit together."""
-    where = f"{bundle.path}: "
+    where, files = f"{bundle.path}: ", bundle.manifest["files"]
     for name in NEEDED:
-        _must(name in bundle.members, f"{where}{name} is missing")
+        _must(name in files, f"{where}{name} is missing")
     engine: Any = bundle.manifest.get("engine")
-    _must(isinstance(engine, dict) and all(isinstance(engine.get(field), str) for field in (*RECORDED, "file")),
+    _must(isinstance(engine, dict) and all(_word(engine.get(field)) for field in (*RECORDED, "file")),
           f"{where}manifest.json does not say which engine this is, for which runtime and target")
-    _must(engine["file"] in bundle.members or PORTABLE in bundle.members,
-          f"{where}holds neither the engine nor a portable ONNX file")
-    if engine["file"] in bundle.members:
-        record = strict_json(bundle.read(ENGINE_RECORD) if ENGINE_RECORD in bundle.members else b"{}",
-                             where + ENGINE_RECORD)
+    broken: Any = bundle.manifest.get("limits_not_held")
+    _must(_word(bundle.manifest.get("name")) and _strings(broken) and all(map(_word, broken)),
+          f"{where}manifest.json does not say the recipe's name, or which limits are not held")
+    _must(engine["file"] in files or PORTABLE in files, f"{where}holds neither the engine nor a portable ONNX file")
+    if engine["file"] in files:
+        record = strict_json(bundle.read(ENGINE_RECORD) if ENGINE_RECORD in files else b"{}", where + ENGINE_RECORD)
         odd = [field for field in RECORDED if record.get(field) != engine[field]]
         _must(not odd, f"{where}{ENGINE_RECORD} and manifest.json contradict each other about {', '.join(odd)}")
-        _must(bundle.manifest["files"][engine["file"]]["sha256"] == engine["sha256"],
+        _must(files[engine["file"]]["sha256"] == engine["sha256"],
               f"{where}{engine['file']} is not the engine that {ENGINE_RECORD} describes")
     preprocess = strict_json(bundle.read(PREPROCESS), where + PREPROCESS)
     _preprocess(preprocess, where + PREPROCESS)
     classes: Any = strict_json(bundle.read(CLASSES), where + CLASSES).get("classes")
-    _must(_strings(classes) and len(set(classes)) == len(classes) >= 1,
+    _must(_strings(classes) and len(set(classes)) == len(classes) > 0,
           f"{where}{CLASSES}: expected a list of class names, no two alike")
-    if GOLDEN in bundle.members:
+    if GOLDEN in files:
         _golden(bundle, preprocess["image_size"], classes, where)
 
 
@@ -77,8 +78,8 @@ def _golden(bundle: Bundle, size: int, classes: Sequence[str], where: str) -> No
     for index, (row, answer) in enumerate(zip(logits, answers, strict=True)):
         _must(all(map(math.isfinite, row)), f"{where}{GOLDEN_LOGITS}: image {index} has a logit that is no number")
         found = classes[row.index(max(row))]
-        _must(found == answer, f"{where}{CLASSES}: golden image {index} is answered '{found[:40]}', but was "
-                               f"'{answer[:40]}' when the engine was built: the labels were swapped")
+        _must(found == answer, f"{where}{CLASSES}: golden image {index} is answered {found[:40]!r}, but was "
+                               f"{answer[:40]!r} when the engine was built: the labels were swapped")
 
 
 def fitting(manifest: Mapping[str, Any], device: Mapping[str, Any]) -> str:
@@ -125,6 +126,10 @@ def _whole(value: Any) -> bool:
 
 def _number(value: Any) -> bool:
     return type(value) in (int, float)
+
+
+def _word(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable()
 
 
 def _strings(value: Any) -> bool:

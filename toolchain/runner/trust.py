@@ -11,11 +11,15 @@ from typing import Any, NamedTuple, NoReturn
 
 KEY_BYTES = 32
 LARGEST_KEY = 4096  # bytes of a key's file
+LONGEST_NUMBER = 20  # digits of an integer in JSON
 PUBLIC = ".pub"
 
 
 class Refused(Exception):
-    """Why a bundle or a key is not accepted: one plain sentence."""
+    """Why a bundle or a key is not accepted: one plain sentence, which no file's content can make a terminal obey."""
+
+    def __init__(self, told: str) -> None:
+        super().__init__("".join(char if char.isprintable() else ascii(char)[1:-1] for char in told))
 
 
 class Key(NamedTuple):
@@ -51,7 +55,7 @@ def read_key(path: Path) -> Key:
     except (KeyError, TypeError, ValueError) as error:
         raise Refused(f"{path}: is no public key ({type(error).__name__}: {error}); expected name, key_id, public_key "
                       "and expires, as `toolchain keys new` writes them") from None
-    if len(key.public) != KEY_BYTES or told != key.key_id:
+    if not key.name.isprintable() or len(key.public) != KEY_BYTES or told != key.key_id:
         raise Refused(f"{path}: its key_id does not belong to its public_key; the file was altered")
     return key
 
@@ -62,13 +66,16 @@ def trusted_keys(folder: Path) -> dict[str, Key]:
 
 
 def strict_json(text: bytes, place: str) -> dict[str, Any]:
-    """A JSON object in UTF-8 without double keys, NaN or infinity. Raises Refused, naming `place`."""
+    """A JSON object in UTF-8 without double keys, NaN, infinity or endless numbers. Raises Refused, naming `place`."""
     def finite(number: str) -> float:
         value = float(number)
         return value if math.isfinite(value) else _not_finite(number)
 
+    def short(number: str) -> int:
+        return int(number) if len(number) <= LONGEST_NUMBER else _not_finite(number)
+
     try:
-        content = json.loads(text.decode("utf-8"), object_pairs_hook=_once, parse_float=finite,
+        content = json.loads(text.decode("utf-8"), object_pairs_hook=_once, parse_float=finite, parse_int=short,
                              parse_constant=_not_finite)
     except (ValueError, RecursionError) as error:
         raise Refused(f"{place}: is no JSON that can be relied on ({str(error)[:200] or type(error).__name__})"
@@ -86,6 +93,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _not_finite(number: str) -> NoReturn:
-    raise ValueError(f"{number[:20]} is not a number")
+    raise ValueError(f"{number[:20]} is no number to compute with")
 
 

@@ -14,7 +14,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from toolchain.errors import BundleRefused, RecipeError, nearest
+from toolchain.errors import BundleRefused, RecipeError, WorkDirError, nearest
 from toolchain.files import write_text
 from toolchain.runner.trust import PUBLIC, Key, Refused, key_text, read_key, trusted_keys
 
@@ -24,7 +24,7 @@ OTHERS = 0o077  # permission bits that a private key's file must not have
 
 
 def new_key(folder: Path, name: str, expires: date, passphrase: bytes | None = None, today: date | None = None) -> Key:
-    """Make a key pair in `folder` and trust it here. Raises RecipeError: bad name, taken name, or a day gone by."""
+    """Make a key pair in `folder` and trust it here. Raises RecipeError (name, day), WorkDirError."""
     if not NAME.fullmatch(name):
         raise RecipeError(f"keys new: found the name '{name}', expected letters, digits, '.', '_', '@' and '-'")
     if expires < (today or date.today()):
@@ -36,14 +36,16 @@ def new_key(folder: Path, name: str, expires: date, passphrase: bytes | None = N
     private = Ed25519PrivateKey.generate()
     locked = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
     pem = private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked)
-    for place in (folder, folder / TRUSTED):
-        place.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle = os.open(folder / f"{name}{PRIVATE}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(pem)
     key = Key(name, private.public_key().public_bytes_raw(), expires)
-    for place in (folder, folder / TRUSTED):
-        write_text(place / f"{name}{PUBLIC}", key_text(key))
+    try:
+        for place in (folder, folder / TRUSTED):
+            place.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_text(place / f"{name}{PUBLIC}", key_text(key))
+        handle = os.open(folder / f"{name}{PRIVATE}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(pem)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
     return key
 
 
@@ -98,8 +100,12 @@ def trust(folder: Path, file: Path) -> Key:
     place = folder / TRUSTED / f"{key.name}{PUBLIC}"
     if place.exists() and _read(place).public != key.public:
         raise RecipeError(f"{place}: another key of this name is trusted already; delete it first if it was replaced")
-    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_text(place, key_text(key))
+    try:
+        for parent in (folder, folder / TRUSTED):
+            parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_text(place, key_text(key))
+    except OSError as error:
+        raise _unwritable(folder, error) from None
     return key
 
 
@@ -109,6 +115,10 @@ def believed(folder: Path) -> dict[str, Key]:
         return trusted_keys(folder / TRUSTED)
     except Refused as told:
         raise BundleRefused(str(told)) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> WorkDirError:
+    return WorkDirError(f"{folder}: cannot be written ({error.strerror}); choose another --keys")
 
 
 def _read(path: Path) -> Key:

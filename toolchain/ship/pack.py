@@ -7,6 +7,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def write_bundle(
     except OSError as error:
         raise WorkDirError(f"{path}: cannot be written ({error.strerror}); choose another -o FILE") from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # there is no such folder
+            part.unlink(missing_ok=True)
 
 
 def _write(out: Any, files: Files) -> None:

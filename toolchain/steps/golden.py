@@ -1,4 +1,4 @@
-"""Golden inputs: a few test images with every engine's answers, so that a device can prove that it computes the same."""
+"""Golden inputs: a few test images with every engine's answers, so that a device can prove that it computes alike."""
 
 from __future__ import annotations
 

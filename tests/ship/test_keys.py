@@ -1,0 +1,153 @@
+"""Keys: made privately, listed, trusted, refused where somebody else may have them."""
+
+from __future__ import annotations
+
+import json
+import stat
+from datetime import date
+from pathlib import Path
+
+import pytest
+from bundles import KEY, PRIVATE, TODAY
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from toolchain.errors import BundleRefused, RecipeError, WorkDirError
+from toolchain.runner.ed25519 import verified
+from toolchain.runner.trust import Key, Refused, key_text, read_key, trusted_keys
+from toolchain.ship.keys import believed, chosen, locked, new_key, open_private, own_keys, trust
+
+LATER = date(2027, 12, 31)
+
+
+def test_a_new_key_is_private_signs_and_is_trusted_here(tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    key = new_key(folder, "workshop", LATER, today=TODAY)
+    assert stat.S_IMODE((folder / "workshop.key").stat().st_mode) == 0o600
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert believed(folder) == {key.key_id: key} and own_keys(folder) == [key] and chosen(folder, None, TODAY) == key
+    assert verified(key.public, open_private(folder, key).sign(b"m"), b"m")
+
+
+def test_a_passphrase_locks_the_private_key(tmp_path: Path) -> None:
+    key = new_key(tmp_path, "workshop", LATER, b"open sesame", TODAY)
+    assert locked(tmp_path, key)
+    assert verified(key.public, open_private(tmp_path, key, b"open sesame").sign(b"m"), b"m")
+    with pytest.raises(RecipeError, match="passphrase is wrong"):
+        open_private(tmp_path, key, b"open barley")
+    with pytest.raises(RecipeError, match="locked by a passphrase"):
+        open_private(tmp_path, key)
+
+
+def test_a_passphrase_for_a_key_that_has_none_is_named(tmp_path: Path) -> None:
+    key = new_key(tmp_path, "workshop", LATER, today=TODAY)
+    assert not locked(tmp_path, key)
+    with pytest.raises(RecipeError, match="has no passphrase"):
+        open_private(tmp_path, key, b"x")
+
+
+def test_a_private_key_that_others_may_read_is_not_used(tmp_path: Path) -> None:
+    key = new_key(tmp_path, "workshop", LATER, today=TODAY)
+    (tmp_path / "workshop.key").chmod(0o640)
+    with pytest.raises(RecipeError, match="0640, so others may read"):
+        open_private(tmp_path, key)
+
+
+def test_a_private_key_of_another_name_is_told_from_ours(tmp_path: Path) -> None:
+    ours, theirs = (new_key(tmp_path, name, LATER, today=TODAY) for name in ("ours", "theirs"))
+    (tmp_path / "ours.key").write_bytes((tmp_path / "theirs.key").read_bytes())
+    assert ours != theirs
+    with pytest.raises(RecipeError, match="is not the private half of ours.pub"):
+        open_private(tmp_path, ours)
+
+
+@pytest.mark.parametrize(("name", "expires", "told"), [
+    ("../x", LATER, "expected letters"), ("", LATER, "expected letters"), ("x", date(2026, 11, 20), "has gone by")])
+def test_a_bad_name_or_a_day_gone_by_makes_no_key(name: str, expires: date, told: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=told):
+        new_key(tmp_path / "keys", name, expires, today=TODAY)
+    assert not (tmp_path / "keys").exists()
+
+
+def test_a_key_is_never_overwritten(tmp_path: Path) -> None:
+    new_key(tmp_path, "workshop", LATER, today=TODAY)
+    before = (tmp_path / "workshop.key").read_bytes()
+    with pytest.raises(RecipeError, match="exists already"):
+        new_key(tmp_path, "workshop", LATER, today=TODAY)
+    assert (tmp_path / "workshop.key").read_bytes() == before
+
+
+def test_the_key_to_sign_with_is_named_where_there_are_several(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="holds no key to sign with"):
+        chosen(tmp_path, None)
+    first = new_key(tmp_path, "first", LATER, today=TODAY)
+    new_key(tmp_path, "second", LATER, today=TODAY)
+    assert chosen(tmp_path, "first", TODAY) == first
+    with pytest.raises(RecipeError, match="--key first or second"):
+        chosen(tmp_path, None, TODAY)
+    with pytest.raises(RecipeError, match="no private key 'frist', did you mean 'first'"):
+        chosen(tmp_path, "frist", TODAY)
+    with pytest.raises(RecipeError, match="expired on 2027-12-31"):
+        chosen(tmp_path, "first", date(2028, 1, 1))
+
+
+def test_a_public_key_is_trusted_once_it_was_named(tmp_path: Path) -> None:
+    (tmp_path / "their.pub").write_text(key_text(KEY))
+    assert believed(tmp_path / "keys") == {}
+    assert trust(tmp_path / "keys", tmp_path / "their.pub") == KEY
+    assert believed(tmp_path / "keys") == {KEY.key_id: KEY} and own_keys(tmp_path / "keys") == []
+    trust(tmp_path / "keys", tmp_path / "their.pub")  # again: nothing changes
+    (tmp_path / "other.pub").write_text(key_text(KEY._replace(public=bytes(32))))
+    with pytest.raises(RecipeError, match="another key of this name"):
+        trust(tmp_path / "keys", tmp_path / "other.pub")
+
+
+@pytest.mark.parametrize(("field", "value", "told"), [
+    ("key_id", "0" * 16, "does not belong"), ("public_key", "00" * 32, "does not belong"), ("public_key", "0", "no public key"),
+    ("public_key", None, "no public key"), ("expires", "tomorrow", "no public key"), ("name", "\x1b[2J", "does not belong"),
+    ("name", "../../x", "expected letters")])
+def test_an_altered_public_key_is_refused(field: str, value: object, told: str, tmp_path: Path) -> None:
+    (tmp_path / "their.pub").write_text(json.dumps({**json.loads(key_text(KEY)), field: value}))
+    with pytest.raises((BundleRefused, RecipeError), match=told):
+        trust(tmp_path / "keys", tmp_path / "their.pub")
+    assert not (tmp_path / "keys").exists()
+
+
+def test_a_damaged_file_among_the_trusted_keys_is_named(tmp_path: Path) -> None:
+    trust_folder = tmp_path / "trusted"
+    trust_folder.mkdir()
+    (trust_folder / "x.pub").write_text("{")
+    with pytest.raises(BundleRefused, match="x.pub"):
+        believed(tmp_path)
+    with pytest.raises(Refused, match="cannot be read"):
+        read_key(tmp_path / "missing.pub")
+
+
+def test_the_public_half_is_that_of_the_private_one() -> None:
+    assert KEY.public == PRIVATE.public_key().public_bytes_raw()
+
+
+@settings(max_examples=60)
+@given(content=st.binary(max_size=200) | st.dictionaries(
+    st.sampled_from(["name", "key_id", "public_key", "expires"]), st.text(max_size=5) | st.integers() | st.none(),
+).map(lambda d: json.dumps(d).encode()))
+def test_no_file_makes_the_reader_of_keys_fail(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.getbasetemp() / "fuzzed_keys"
+    folder.mkdir(exist_ok=True)
+    (folder / "x.pub").write_bytes(content)
+    with pytest.raises(Refused):
+        trusted_keys(folder)
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "their.pub").write_text(key_text(KEY))
+    with pytest.raises(WorkDirError, match="cannot be written"):
+        new_key(tmp_path / "file", "workshop", LATER, today=TODAY)
+    with pytest.raises(WorkDirError, match="cannot be written"):
+        trust(tmp_path / "file", tmp_path / "their.pub")
+
+
+def test_a_key_is_read_as_it_was_written(tmp_path: Path) -> None:
+    (tmp_path / "k.pub").write_text(key_text(KEY))
+    assert read_key(tmp_path / "k.pub") == KEY == Key("workshop", KEY.public, date(2027, 12, 31))

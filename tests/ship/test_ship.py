@@ -1,0 +1,185 @@
+"""`toolchain ship`, `verify` and `keys`: a finished build in, one signed file out, the same every time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bundles import CLASSES, ENGINE, LOGITS, RECORD, text, tiny_run
+
+from toolchain.cli import main
+
+NAME = str(RECORD["name"])
+BUNDLE = f"tiny.{NAME}.bundle"
+HERE = "machine=x86_64 onnxruntime=1.31.1"
+
+
+def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
+    """Exit code, and everything printed."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in words])
+    shown = capsys.readouterr()
+    assert "internal error" not in shown.err
+    return int(stop.value.code or 0), shown.out + shown.err
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
+    """A finished build, and a key to sign with."""
+    monkeypatch.setenv("TOOLCHAIN_KEYS", str(tmp_path / "keys"))
+    assert call(capsys, "keys", "new", "workshop")[0] == 0
+    return tiny_run(tmp_path / "run")
+
+
+def test_what_was_shipped_verifies_and_holds_what_was_built(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, shown = call(capsys, "ship", run, "--engine", "int8", "--to", HERE)
+    assert code == 0 and "signed by workshop" in shown
+    code, shown = call(capsys, "verify", run / BUNDLE, "--for", HERE)
+    assert code == 0 and "takes the engine" in shown and "golden inputs" in shown
+    with zipfile.ZipFile(run / BUNDLE) as bundle:
+        held = {name: bundle.read(name) for name in bundle.namelist()}
+    assert held["engine/engine.onnx"] == ENGINE and json.loads(held["classes.json"]) == {"classes": CLASSES}
+    assert held["golden.images.u8"] == bytes(range(24))
+    assert np.frombuffer(held["golden.logits.f32"], "<f4").reshape(2, 3).tolist() == LOGITS
+    golden = json.loads(held["golden.json"])
+    assert golden["answers"] == ["cat", "eel"] and golden["tolerance"] == 0.1 and golden["shape"] == [2, 2, 3]
+    assert json.loads(held["measured.json"])["engine"]["sha256"] == RECORD["sha256"]
+    provenance = json.loads(held["provenance.json"])
+    assert provenance["data"]["split_sha256"] == "1" * 64 and provenance["stages"] == {"train": "ab"}
+    assert provenance["recipe_sha256"] == hashlib.sha256(b"name: tiny\n").hexdigest()
+    sbom = json.loads(held["sbom.cdx.json"])
+    assert sbom["bomFormat"] == "CycloneDX" and sbom["metadata"]["component"]["hashes"][0]["content"] == RECORD["sha256"]
+    assert {(c["name"], c["scope"]) for c in sbom["components"]} == {("onnxruntime", "required"), ("numpy", "excluded")}
+    assert {"runner/bundle.py", "runner/ed25519.py", "runner/trust.py", "runner/contents.py"} <= set(held)
+
+
+def test_the_same_build_gives_the_same_bytes_in_another_process(run: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", "1"), ("b", "2")):
+        done = subprocess.run([sys.executable, "-m", "toolchain", "ship", run, "--engine", NAME, "-o", tmp_path / name],
+                              env={**os.environ, "PYTHONHASHSEED": seed, "TZ": "Asia/Tokyo"}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_the_runner_in_a_bundle_verifies_it_with_python_alone(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call(capsys, "ship", run, "--engine", "int8")
+    with zipfile.ZipFile(run / BUNDLE) as bundle:
+        bundle.extractall(tmp_path / "device", [n for n in bundle.namelist() if n.startswith("runner/")])
+    code = ("import sys; sys.path.insert(0, '.'); from pathlib import Path; from runner.bundle import open_bundle; "
+            "from runner.trust import trusted_keys; "
+            "print(open_bundle(Path(sys.argv[1]), trusted_keys(Path(sys.argv[2]))).manifest['name'], "
+            "[m for m in ('numpy', 'toolchain', 'cryptography') if m in sys.modules])")
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code, run / BUNDLE, tmp_path / "keys/trusted"],
+                          cwd=tmp_path / "device", capture_output=True, text=True)
+    assert done.stdout == "tiny []\n", done.stderr
+
+
+def test_the_portable_onnx_file_goes_along_for_devices_that_build_their_own(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    orin = "machine=aarch64 sm=87 tensorrt=10.3.0"
+    code, shown = call(capsys, "ship", run, "--engine", "int8", "--to", orin)
+    assert code == 13 and "onnxruntime, which is not installed there; add --portable" in shown
+    assert not (run / BUNDLE).exists()
+    assert call(capsys, "ship", run, "--engine", "int8", "--to", orin, "--portable")[0] == 0
+    code, shown = call(capsys, "verify", run / BUNDLE, "--for", orin)
+    assert code == 0 and "builds its own engine" in shown
+
+
+def test_limits_that_were_not_held_stop_a_shipment_or_stand_in_it(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = tiny_run(tmp_path / "broken", held=False)
+    code, shown = call(capsys, "ship", broken, "--engine", "int8")
+    assert code == 10 and "top1_drop: asked 0.5, found 2.0" in shown and "--anyway" in shown
+    code, shown = call(capsys, "ship", broken, "--engine", "int8", "--anyway")
+    assert code == 0 and "limits were not held" in shown
+    assert "limits not held: top1_drop" in call(capsys, "verify", broken / BUNDLE)[1]
+
+
+def test_an_engine_that_was_not_measured_here_is_shipped_as_such(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    unmeasured = tiny_run(tmp_path / "unmeasured", measured=False)
+    assert call(capsys, "ship", unmeasured, "--engine", "int8")[0] == 0
+    code, shown = call(capsys, "verify", unmeasured / BUNDLE, "--json")
+    assert code == 0 and json.loads(shown)["measured"] is False
+
+
+@pytest.mark.parametrize(("file", "content", "code", "told"), [
+    (f"engines/{NAME}/engine.onnx", b"other", 8, "was altered"),
+    ("preprocess.json", b"{}", 8, "was altered"),
+    ("golden/golden.json", b"{}", 8, "was altered"),
+    (f"golden/{NAME}.npy", b"", 8, "was altered"),
+    ("onnx/model.int8.onnx", b"", 8, "was altered"),
+    (f"engines/{NAME}/engine.json", text({**RECORD, "sha256": "1" * 64}), 8, "was altered"),
+    (f"engines/{NAME}/engine.json", None, 6, "no engine folder"),
+    ("golden/images.npy", None, 9, "is missing"),
+    ("recipe.resolved.yaml", None, 9, "is missing"),
+    ("published.json", b"[", 9, "no file of this build can be checked"),
+    ("published.json", text({"preprocess.json": 1}), 8, "was altered"),
+    ("report.json", None, 1, "cannot be read"),
+])
+def test_a_file_that_is_not_what_was_reported_is_not_shipped(
+    file: str, content: bytes | None, code: int, told: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / file).unlink() if content is None else (run / file).write_bytes(content)
+    found, shown = call(capsys, "ship", run, "--engine", "int8", "--portable")
+    assert (found, told in shown) == (code, True), shown
+    assert not (run / BUNDLE).exists()
+
+
+def test_another_engine_under_the_same_name_is_not_shipped(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / f"engines/{NAME}/engine.onnx").write_bytes(b"new")
+    record = {**RECORD, "sha256": hashlib.sha256(b"new").hexdigest()}
+    (run / f"engines/{NAME}/engine.json").write_bytes(text(record))
+    code, shown = call(capsys, "ship", run, "--engine", "int8")
+    assert code == 8 and "but report.json is about" in shown
+
+
+@pytest.mark.parametrize(("words", "code", "told"), [
+    (("--engine", "int9"), 2, "has no engine 'int9'"),
+    (("--engine", "int8", "--key", "other"), 2, "no private key 'other'"),
+    (("--engine", "int8", "--to", "mars"), 2, "expected 'here' or what it has"),
+    (("--engine", "int8", "--to", "machine=x86_64 torch=2.9"), 2, "expected 'here' or what it has"),
+    (("--engine", "int8", "-o", "/dev/null/x"), 9, "cannot be written"),
+])
+def test_what_cannot_be_is_told_in_a_sentence(
+    words: tuple[str, ...], code: int, told: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, shown = call(capsys, "ship", run, *words)
+    assert (found, told in shown) == (code, True), shown
+
+
+def test_verify_refuses_with_its_own_exit_code_and_says_how_to_trust(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call(capsys, "ship", run, "--engine", "int8")
+    code, shown = call(capsys, "verify", run / BUNDLE, "--keys", tmp_path / "others")
+    assert code == 13 and "not trusted here" in shown and "toolchain keys trust FILE" in shown
+    assert call(capsys, "keys", "trust", tmp_path / "keys/workshop.pub", "--keys", tmp_path / "others")[0] == 0
+    assert call(capsys, "verify", run / BUNDLE, "--keys", tmp_path / "others")[0] == 0
+    code, shown = call(capsys, "verify", run / BUNDLE, "--for", "machine=aarch64 onnxruntime=1.31.1")
+    assert code == 13 and "the device is aarch64" in shown
+    (run / BUNDLE).write_bytes((run / BUNDLE).read_bytes().replace(b"nobody", b"anyone"))
+    code, shown = call(capsys, "verify", run / BUNDLE)
+    assert code == 13 and "engine/engine.onnx was altered" in shown
+
+
+def test_a_locked_key_signs_with_its_passphrase_from_a_file(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "words").write_text("open sesame\n")
+    shutil.rmtree(tmp_path / "keys")
+    assert call(capsys, "keys", "new", "vault", "--passphrase-file", tmp_path / "words", "--expires", "2999-12-31")[0] == 0
+    code, shown = call(capsys, "ship", run, "--engine", "int8")
+    assert code == 2 and "no terminal to ask" in shown
+    assert call(capsys, "ship", run, "--engine", "int8", "--passphrase-file", tmp_path / "words")[0] == 0
+    assert "vault" in (listed := call(capsys, "keys", "list")[1]) and "signs, trusted" in listed and "2999-12-31" in listed
+
+
+def test_an_empty_folder_of_keys_says_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, shown = call(capsys, "keys", "list", "--keys", tmp_path)
+    assert code == 0 and "toolchain keys new NAME" in shown
