@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from toolchain.recipe.schema import PRECISIONS, Limits
-from toolchain.report.limits import RULES, asks, broken, check_limits, describe, matrix
+from toolchain.report.limits import RULES, asks, broken, check_limits, describe, found_words, matrix
 from toolchain.report.schema import LimitResult
 
 
@@ -160,6 +160,12 @@ def test_int8_runs_nine_tenths_of_its_multiply_adds_in_int8_unless_that_cannot_b
 def test_a_broken_contract_says_why():
     results = check_limits(Limits(), [engine("int8.onnxruntime.cpu_x86", **contract(0.5, why="runs in float"))])
     assert broken(results) == ["int8.onnxruntime.cpu_x86: realised: found 50 %, asked at least 90 %: conv1: runs in float"]
+
+
+def test_a_figure_that_would_hold_its_limit_does_not_stand_for_why_it_is_broken():
+    (result,) = check_limits(Limits(), [engine("int8.onnxruntime.cpu_x86", **contract(1.0, numbers="broken"))])
+    assert describe(result) == "int8.onnxruntime.cpu_x86: realised: not held: wrong; asked at least 90 %"
+    assert found_words(result) == "wrong"
 
 
 def test_a_floor_of_all_fails_with_a_broken_add_that_weighs_nothing_and_coarse_numbers_hold_no_floor():

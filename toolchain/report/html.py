@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from toolchain.report import contract, plot, pruned_words, quantized_words, taught, training, validity, words
 from toolchain.report.html_pruned import pruned_section
-from toolchain.report.limits import amount, asks, broken, matrix, weight_share
+from toolchain.report.limits import asks, broken, found_words, matrix, weight_share
 from toolchain.report.quantized_pages import quantized_section
 from toolchain.report.schema import EngineResult, LimitResult, Report
 
@@ -134,8 +134,7 @@ def _limit(result: LimitResult | None) -> dict[str, Any]:
     if result is None:
         return {"tone": "none", "mark": "", "found": "", "asks": ""}
     tone, mark = VERDICTS[result.held]
-    found = amount(result.limit, result.found) if result.found is not None else (
-        "not checked" if result.held is None else str(result.reason))
+    found = "not checked" if result.found is None and result.held is None else found_words(result)
     return {"tone": tone, "mark": mark, "found": found, "asks": asks(result)}
 
 

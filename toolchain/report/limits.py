@@ -203,8 +203,24 @@ def asks(result: LimitResult) -> str:
     return f"{'at least' if at_least else 'at most'} {amount(result.limit, result.asked)}"
 
 
+def found_words(result: LimitResult) -> str:
+    """What was found: the figure, or the reason where there is none, or where the figure alone would hold the limit."""
+    if result.found is None or result.held is False and result.reason and not _falls_short(result):
+        return str(result.reason)
+    return amount(result.limit, result.found)
+
+
+def _falls_short(result: LimitResult) -> bool:
+    rule = RULES.get(result.limit)
+    if result.found is None or rule is None:
+        return True
+    return result.found < result.asked - SLACK if rule.at_least else result.found > result.asked + SLACK
+
+
 def describe(result: LimitResult) -> str:
     """One line naming engine, limit, what was found and what was asked."""
+    if result.found is not None and result.held is False and result.reason and not _falls_short(result):
+        return f"{result.engine}: {result.limit}: not held: {result.reason}; asked {asks(result)}"
     if result.found is not None and result.held is not True and result.reason:
         return (f"{result.engine}: {result.limit}: found {amount(result.limit, result.found)}, asked {asks(result)}: "
                 f"{result.reason}")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from toolchain.report import contract, pruned_choice, pruned_words, quantized_words, taught, training, validity, words
 from toolchain.report.fidelity import Fidelity
-from toolchain.report.limits import amount, asks, broken, matrix
+from toolchain.report.limits import asks, broken, found_words, matrix
 from toolchain.report.pruned import Pruning
 from toolchain.report.quantized_pages import quantized_markdown
 from toolchain.report.schema import EngineResult, LimitResult, Report
@@ -84,8 +84,7 @@ def _limit_cell(result: LimitResult | None) -> str:
         return ""
     if result.held is None:
         return "not checked"
-    found = amount(result.limit, result.found) if result.found is not None else escape(result.reason)
-    return f"{MARKS[result.held]} {found}, asked {asks(result)}"
+    return f"{MARKS[result.held]} {escape(found_words(result))}, asked {asks(result)}"
 
 
 def _limits(report: Report) -> str:

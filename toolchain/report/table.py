@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from toolchain.report import pruned_words, quantized_words, taught, validity, words
-from toolchain.report.limits import RULES, amount, asks
+from toolchain.report.limits import RULES, asks, found_words
 from toolchain.report.schema import EngineResult, LimitResult, Report
 
 PLAIN_WIDTH = 124
@@ -102,7 +102,7 @@ def engine_table(engines: Sequence[EngineResult], wide: bool, plain: bool) -> Ta
 def limit_line(result: LimitResult) -> Text:
     """'✓ int8.onnxruntime.cpu_x86  speedup  6.62×, asked at least 3×'."""
     mark, style = MARKS[result.held]
-    found = amount(result.limit, result.found) if result.found is not None else str(result.reason)
+    found = found_words(result)
     unit_once = asks(result).removesuffix(RULES[result.limit].unit) if result.limit == "weight_bytes" else asks(result)
     return Text.assemble((f" {mark} ", style), result.engine, (f"  {result.limit}  ", "bold"),
                          (found, style if result.held is False else ""), (f", asked {unit_once}", "dim"))
