@@ -36,8 +36,8 @@ def start(n):
     return made(labels, keys, {name: wrong_at(labels, np.flatnonzero(rng.random(n) < 0.08)) for name in (FP32, INT8)})
 
 
-def test_false_alarms_of_a_thousand_unchanged_runs_are_at_most_one_percent_and_each_is_decided():
-    first = start(needed(LOST, GAINED) * 5 // 4)  # so that each is surely decided
+def test_false_alarms_of_a_thousand_unchanged_runs_are_at_most_one_percent_and_nearly_all_pass():
+    first = start(needed(LOST, GAINED) * 5 // 4)  # so that nearly each is decided
     before, rng = make_baseline(first), np.random.default_rng(2)
     outcomes = []
     for i in range(RUNS):
