@@ -89,7 +89,7 @@ def test_a_command_of_the_readme_runs(line: str, place: Path) -> None:
         line = line.replace("DATA", cifar() if "cifar10" in line else photos(place))
     line = line.replace("accelerate launch", f"{sys.executable} -m accelerate.commands.launch")
     words = shlex.split(line)
-    environment = dict(os.environ)
+    environment = {**os.environ, "TOOLCHAIN_KEYS": str(place / "keys")}
     while "=" in words[0]:
         environment.update([words.pop(0).split("=", 1)])
     if words[0] == "toolchain":
