@@ -9,13 +9,15 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TIMINGS = ("latency_ms", "speedup_vs_fp32", "throughput", "peak_memory_bytes", "validity", "machine_settings")
+TIMINGS = ("latency_ms", "speedup_vs_fp32", "throughput", "peak_memory_bytes", "validity", "machine_settings",
+           "energy")
 
 
 def report(out: Path) -> dict[str, Any]:
@@ -67,6 +69,29 @@ def test_reported_accuracy_is_that_of_the_engine_run_by_hand(tiny_build: Path) -
                for images, _ in batches(data.test, data.preprocess, 32)]
     by_hand = 100 * float(np.mean(np.concatenate(answers) == data.test.labels))
     assert engine["top1_percent"] == pytest.approx(by_hand, abs=0.35)  # one image in 360: batch sizes round differently
+
+
+def test_a_shipped_bundle_answers_its_golden_inputs_by_hand(toolchain: Any, tiny_build: Path, tmp_path: Path) -> None:
+    import numpy as np
+    import onnxruntime as ort
+
+    keys, bundle = {"TOOLCHAIN_KEYS": str(tmp_path / "keys")}, tmp_path / "tiny.bundle"
+    for words in (("keys", "new", "workshop"), ("ship", tiny_build, "--engine", "int8", "--portable", "-o", bundle),
+                  ("verify", bundle, "--for", "here")):
+        done = toolchain(*words, **keys)
+        assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(bundle) as file:
+        held = {name: file.read(name) for name in file.namelist()}
+    facts, pre = json.loads(held["golden.json"]), json.loads(held["preprocess.json"])
+    pixels = np.frombuffer(held["golden.images.u8"], np.uint8).reshape(facts["images"], *facts["shape"])
+    images = ((pixels / 255 - pre["mean"]) / pre["std"]).transpose(0, 3, 1, 2).astype(np.float32)
+    session = ort.InferenceSession(held["engine/engine.onnx"], providers=["CPUExecutionProvider"])
+    logits = np.frombuffer(held["golden.logits.f32"], "<f4").reshape(facts["images"], -1)
+    found = np.concatenate([session.run(None, {session.get_inputs()[0].name: images[i : i + 1]})[0] for i in range(len(images))])
+    assert np.linalg.norm(found - logits) < facts["tolerance"] * np.linalg.norm(logits)
+    classes = json.loads(held["classes.json"])["classes"]
+    assert facts["answers"] == [classes[i] for i in logits.argmax(axis=1)] and facts["of"] == "the engine"
+    assert hashlib.sha256(held["portable/model.onnx"]).hexdigest() == json.loads(held["engine/engine.json"])["onnx_sha256"]
 
 
 def test_a_repeated_build_does_nothing_and_a_changed_engine_list_retrains_nothing(

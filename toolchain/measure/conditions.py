@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from toolchain.measure.nvml import gpu_causes
 
 CPU, THERMAL, PROC = Path("/sys/devices/system/cpu"), Path("/sys/class/thermal"), Path("/proc/self/task")
 
@@ -89,9 +91,22 @@ def _number(path: Path) -> float | None:
 
 @dataclass
 class Watch:
-    """Adds up what happened around the bursts of each engine; `around` goes about each of them."""
+    """Adds up what happened around the bursts of each engine; `around` goes about each of them.
+
+    nvml: the pynvml module where a GPU is to be asked too. of_gpu: what it told, in words, each once.
+    """
 
     bursts: dict[str, list[tuple[Snapshot, Snapshot]]] = field(default_factory=dict)
+    nvml: Any = None
+    of_gpu: dict[str, None] = field(default_factory=dict)
+
+    def each_round(self, advance: Callable[[], None]) -> Callable[[], None]:
+        """`advance`, and a look at the GPU."""
+        def after() -> None:
+            advance()
+            self.of_gpu.update(dict.fromkeys(gpu_causes(self.nvml) if self.nvml else ()))
+
+        return after
 
     @contextmanager
     def around(self, name: str) -> Iterator[None]:

@@ -20,10 +20,12 @@ from toolchain.engines.record import EngineRecord, verify
 from toolchain.files import write_text
 from toolchain.measure.accuracy import Predictions, accuracy, agreement_percent, keyed, predict, top1_change
 from toolchain.measure.conditions import settings
+from toolchain.measure.energy import board_counter, cpu_counter, energy, gpu_counter
 from toolchain.measure.latency import DISCARD, Samples, speedup, summary
 from toolchain.measure.memory import peak_memory_bytes
 from toolchain.measure.npz import save_arrays
-from toolchain.measure.reference import fp32_reference
+from toolchain.measure.nvml import gpu_settings, opened_nvml
+from toolchain.measure.reference import fp32_reference, on_gpu
 from toolchain.measure.storage import deflate_bytes
 from toolchain.measure.throughput import fill, sweep
 from toolchain.measure.validity import trusted_ms
@@ -56,12 +58,12 @@ def measure_engines(
             predictions, keys = _predictions(engines, batches, labels, classes)
             samples, validity = trusted_ms(
                 engines, fill(images, cfg.batch), warmup=cfg.warmup, rounds=cfg.rounds, runs=cfg.runs_per_round,
-                seed=seed, threads=threads, attempts=cfg.attempts, reference=_first_fp32(records, engines))
-            extras = {name: _extras(engine, images, cfg) for name, engine in engines.items()}
+                seed=seed, threads=threads, attempts=cfg.attempts, reference=_first_fp32(records, engines),
+                on_gpu={name for name in engines if on_gpu(records[name])})
+            extras = {name: _extras(engine, images, cfg, on_gpu(records[name])) for name, engine in engines.items()}
         else:
             predictions, samples, extras, validity = {}, {}, {}, {}
             keys = np.empty(0, np.uint64)
-    conditions = settings()  # now, while the machine is warm
     for name in extras:  # after the engines are closed: the measuring processes have the machine to themselves
         extras[name] |= _memory(folders[name], cfg.batch, threads)
     _save(folder, predictions, samples, {"labels": labels, "keys": keys})
@@ -72,7 +74,7 @@ def measure_engines(
         own = [] if name in unpruned else pruned  # an unpruned engine is compared with its like alone
         measured.append(facts | (
             _measured(record, own, before, predictions, samples, labels, cfg, threads, seed) | extras[name]
-            | {"validity": validity[name], "machine_settings": conditions}
+            | {"validity": validity[name]}
             if name in engines else _not_measured(str(reasons[name]))))
     write_text(folder / "measured.json", json.dumps(measured, indent=1) + "\n")
     return measured
@@ -91,9 +93,12 @@ def _first_fp32(records: Mapping[str, EngineRecord], engines: Mapping[str, Loade
     return next((name for name in engines if records[name].precision == "fp32"), None)
 
 
-def _extras(engine: Loaded, images: Images, cfg: Measure) -> dict[str, Any]:
-    return {"throughput": sweep(engine, images, cfg.throughput_batches),
-            "transfer_ms": _transfers(engine, fill(images, cfg.batch))}
+def _extras(engine: Loaded, images: Images, cfg: Measure, on_a_gpu: bool) -> dict[str, Any]:
+    batch, nvml = fill(images, cfg.batch), opened_nvml() if on_a_gpu else None
+    counter = (gpu_counter(nvml) if nvml else board_counter()) if on_a_gpu else cpu_counter()
+    return {"throughput": sweep(engine, images, cfg.throughput_batches), "transfer_ms": _transfers(engine, batch),
+            "energy": energy(engine, batch, counter) if counter else None,
+            "machine_settings": settings() | (gpu_settings(nvml) if nvml else {})}
 
 
 def _memory(folder: Path, batch: int, threads: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ A/A test)? And are the last rounds as fast as the first? Ratios within rounds su
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from toolchain import console
 from toolchain.engines.protocol import Images, Loaded
 from toolchain.measure.conditions import Watch
 from toolchain.measure.latency import Samples, interleaved_ms, round_ratios
+from toolchain.measure.nvml import opened_nvml
 
 AGAIN = "again"  # the first engine under a second name: how far one engine is from itself
 LARGEST_GAP = 0.05  # of an engine to itself
@@ -28,22 +29,23 @@ OTHER_SHARE = 0.02  # or this share of its cores, where that is more
 
 def trusted_ms(
     engines: Mapping[str, Loaded], images: Images, *, warmup: int, rounds: int, runs: int, seed: int, threads: int,
-    attempts: int, reference: str | None = None,
+    attempts: int, reference: str | None = None, on_gpu: Collection[str] = (),
 ) -> tuple[dict[str, Samples], dict[str, dict[str, Any]]]:
     """Milliseconds (rounds, runs) of every engine, measured again while any is inconclusive, and what each is worth.
 
     images: one batch (n, C, H, W). threads: of a CPU engine. attempts: measurements at most; the last one counts.
-    reference: the engine that is timed against itself; None: the first. Returns also, by engine, {"verdict": "valid" or
-    "inconclusive", "causes": in words, "attempts": measurements made}.
+    reference: the engine that is timed against itself; None: the first. on_gpu: engines that a GPU runs, which is
+    asked after each round. Returns also, by engine, {"verdict": "valid" or "inconclusive", "causes": in words,
+    "attempts": measurements made}.
     """
-    twice = reference or next(iter(engines))
-    everything, cores = {**engines, AGAIN: engines[twice]}, psutil.cpu_count() or 1
+    twice, cores = reference or next(iter(engines)), psutil.cpu_count() or 1
     for attempt in range(1, attempts + 1):
-        watch = Watch()
+        watch = Watch(nvml=opened_nvml() if on_gpu else None)
         with console.bar("latency" if attempt == 1 else f"latency, attempt {attempt} of {attempts}", rounds) as bar:
-            samples = interleaved_ms(everything, images, warmup=warmup, rounds=rounds, runs=runs, seed=seed,
-                                     advance=bar.advance, around=watch.around)
-        found = {name: causes(name, samples, watch, threads, cores, (AGAIN, twice)) for name in engines}
+            samples = interleaved_ms({**engines, AGAIN: engines[twice]}, images, warmup=warmup, rounds=rounds,
+                                     runs=runs, seed=seed, advance=watch.each_round(bar.advance), around=watch.around)
+        found = {name: causes(name, samples, watch, 1 if name in on_gpu else threads, cores, (AGAIN, twice))
+                 + (list(watch.of_gpu) if name in on_gpu else []) for name in engines}
         if not any(found.values()):
             break
     del samples[AGAIN]

@@ -196,7 +196,10 @@ def _details(report: Report) -> str:
              code(e.path) if e.path else words.NOTHING, code(e.sha256[:16]) if e.sha256 else words.NOTHING]
             for e in report.engines]
     titles = ["Engine", "Computes in", "ONNX gap to its predecessor", "File", "SHA-256 begins"]
-    return "## Engine files\n" + table(titles, rows, left=5)
+    energy = [[code(e.name), f"{e.energy.millijoules:.3g}", escape(e.energy.counter)]
+              for e in report.engines if e.energy]
+    costs = "\n\n" + table(["Engine", "mJ an image, idle power included", "Counted by"], energy) if energy else ""
+    return "## Engine files\n" + table(titles, rows, left=5) + costs
 
 
 def _data(report: Report) -> str:

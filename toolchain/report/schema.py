@@ -103,6 +103,13 @@ class Transfer(Part):
     from_device: float = Field(ge=0)
 
 
+class Energy(Part):
+    """What one image costs, idle power included."""
+
+    millijoules: float = Field(ge=0)
+    counter: str = Field(description="what counted: RAPL, NVML or a Jetson's INA monitor")
+
+
 class Throughput(Part):
     """Images per second at one batch size."""
 
@@ -163,6 +170,7 @@ class EngineResult(Part):
     unpruned_reference: str | None = Field(None, description="name of that engine, among the report's `unpruned`")
     top1_change_vs_unpruned: Change | None = None
     throughput: list[Throughput] = []
+    energy: Energy | None = Field(None, description="null where the device has no counter that may be read")
     peak_memory_bytes: Bytes | None = None
     compute: Any = Field(None, description="what the engine really computes in, where known")
     gap: Gap | None = None

@@ -1,0 +1,135 @@
+"""Energy of one run, where the device counts it: RAPL of x86 CPUs, NVML of NVIDIA GPUs, INA power monitors of Jetsons.
+
+The engine runs back to back for a second and what the counter gained is shared out over the runs. It is all that the
+counted part of the device took meanwhile, idle power included; a counter is never read inside a timed run.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from toolchain.engines.protocol import Images, Loaded
+
+POWERCAP, HWMON = Path("/sys/class/powercap"), Path("/sys/class/hwmon")
+WHOLE_BOARD = ("VDD_IN", "VIN_SYS_5V0", "POM_5V_IN")  # what a Jetson calls the rail that feeds the whole module
+SECONDS = 1.0
+TICK_S = 0.01  # between two readings of a power monitor
+
+
+@dataclass(frozen=True)
+class Counter:
+    """Joules that one part of the device has taken, since some moment. watching: a context in which `joules` counts."""
+
+    name: str
+    joules: Callable[[], float]
+    watching: Callable[[], AbstractContextManager[None]] = nullcontext
+
+
+def energy(engine: Loaded, images: Images, counter: Counter, seconds: float = SECONDS) -> dict[str, Any]:
+    """{"millijoules": of one image, "counter", "runs", "seconds"} of running one batch (n, C, H, W) again and again."""
+    engine.time_ms(images, 1)
+    runs, start = 0, time.perf_counter()
+    with counter.watching():
+        before = counter.joules()
+        while (spent := time.perf_counter() - start) < seconds:
+            engine.time_ms(images, 10)
+            runs += 10
+        taken = counter.joules() - before
+    return {"millijoules": 1e3 * taken / (runs * len(images)), "counter": counter.name, "runs": runs,
+            "seconds": round(spent, 3)}
+
+
+def cpu_counter(powercap: Path = POWERCAP, hwmon: Path = HWMON) -> Counter | None:
+    """The counter that an engine on the CPU is charged to; None where this machine has none that may be read."""
+    packages = [zone for zone in sorted(powercap.glob("intel-rapl:*"))
+                if _text(zone / "name").startswith("package") and _number(zone / "energy_uj") is not None]
+    if packages:
+        return Counter("RAPL " + ", ".join(_text(zone / "name") for zone in packages), _rapl(packages))
+    return board_counter(hwmon)
+
+
+def board_counter(hwmon: Path = HWMON) -> Counter | None:
+    """A Jetson's INA3221 on the rail that feeds the whole module; None where there is none."""
+    for label in sorted(hwmon.glob("hwmon*/in*_label")):
+        volts, amperes = (label.with_name(label.name.replace("label", "input").replace("in", kind, 1))
+                          for kind in ("in", "curr"))
+        if _text(label) in WHOLE_BOARD and _number(volts) is not None and _number(amperes) is not None:
+            return _integrated(f"INA {_text(label)}", partial(_watts, volts, amperes))
+    return None
+
+
+def gpu_counter(nvml: Any, index: int = 0) -> Counter | None:
+    """The GPU's own counter of millijoules (Volta and later). nvml: the pynvml module, initialised."""
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        nvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+    except nvml.NVMLError:
+        return None
+    return Counter("NVML", lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3)
+
+
+def _rapl(packages: list[Path]) -> Callable[[], float]:
+    """Joules of all packages; a counter that has wrapped around goes on from its range."""
+    spans = [_number(zone / "max_energy_range_uj") or 0.0 for zone in packages]
+    last = [_number(zone / "energy_uj") or 0.0 for zone in packages]
+    gone = [0.0] * len(packages)
+
+    def joules() -> float:
+        for index, zone in enumerate(packages):
+            now = _number(zone / "energy_uj") or 0.0
+            gone[index] += now - last[index] + (spans[index] if now < last[index] else 0.0)
+            last[index] = now
+        return sum(gone) / 1e6
+
+    return joules
+
+
+def _integrated(name: str, watts: Callable[[], float]) -> Counter:
+    """A counter made of a power monitor, which is read by a thread while it is watched."""
+    total = [0.0]
+
+    @contextmanager
+    def watching() -> Iterator[None]:
+        done = threading.Event()
+
+        def sample() -> None:
+            then, power = time.perf_counter(), watts()
+            while not done.wait(TICK_S):
+                now, later = time.perf_counter(), watts()
+                total[0] += (now - then) * (power + later) / 2
+                then, power = now, later
+
+        thread = threading.Thread(target=sample, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    return Counter(name, lambda: total[0], watching)
+
+
+def _watts(volts: Path, amperes: Path) -> float:
+    return (_number(volts) or 0.0) * (_number(amperes) or 0.0) / 1e6  # millivolts and milliamperes
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _number(path: Path) -> float | None:
+    try:
+        return float(path.read_text())
+    except (OSError, ValueError):
+        return None
