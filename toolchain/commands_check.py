@@ -29,6 +29,9 @@ def run_baseline(folder: Path, out: Path | None = None) -> Path:
     _write(file, text)
     print(f"{file}: {len(baseline.engines)} engines on {baseline.images.n:,} test images, {len(text.encode()):,} bytes"
           f"{', unchanged' if same else ''}")
+    if doubted := {cause for engine in baseline.engines.values() for cause in engine.inconclusive}:
+        print(f"its latency is inconclusive ({'; '.join(sorted(doubted))}), so a slower run would not be called a "
+              "regression; build and write it again on a quiet machine")
     return file
 
 

@@ -37,6 +37,12 @@ def test_a_baseline_is_said_and_the_same_run_writes_the_same_bytes(run, baseline
     assert capsys.readouterr().out.splitlines()[-1].endswith(f"2 engines on 5,000 test images, {len(first):,} bytes, unchanged")
 
 
+def test_a_baseline_of_an_inconclusive_latency_says_so(tmp_path, capsys):
+    doubt = {"verdict": "inconclusive", "causes": ["others computed"], "attempts": 2}
+    run_baseline(write(tmp_path / "busy", LABELS, KEYS, ANSWERS, validity=doubt), tmp_path / "b.json")
+    assert "its latency is inconclusive (others computed)" in capsys.readouterr().out
+
+
 def test_without_a_name_the_file_is_called_after_recipe_and_device(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert str(run_baseline(run)).replace("\\", "/") == "baselines/made.made-cpu.json" and run_baseline(run).is_file()

@@ -100,7 +100,8 @@ def test_a_slow_latency_that_is_inconclusive_is_no_regression():
     slower = {FP32: times(4, 5), INT8: times(1.3, 6)}
     doubt = {"verdict": "inconclusive", "causes": ["other processes kept 2.0 of 2 cores busy"], "attempts": 2}
     outcomes, words = found(made(LABELS, KEYS, ANSWERS, slower, validity=doubt))
-    assert outcomes[INT8, "latency"] == "not enough evidence" and "kept 2.0 of 2 cores busy" in words[INT8, "latency"]
+    assert outcomes[INT8, "latency"] == "not enough evidence"
+    assert "but this measurement was inconclusive (other processes kept 2.0 of 2 cores busy)" in words[INT8, "latency"]
 
 
 def test_other_conditions_are_said_and_not_judged():
@@ -109,6 +110,11 @@ def test_other_conditions_are_said_and_not_judged():
                                  peak_memory_bytes=90_000_000))
     assert outcomes[INT8, "latency"] == outcomes[INT8, "peak memory"] == "not judged"
     assert words[INT8, "latency"].endswith("not compared: threads 8, not 2")
+    outcomes, words = found(made(LABELS, KEYS, ANSWERS, ms), asked=Tolerances(latency_percent=None))
+    assert outcomes[INT8, "latency"] == "not judged" and words[INT8, "latency"].endswith("not judged, as asked")
+    other = BASELINE.model_copy(update={"engines": {**BASELINE.engines, INT8: BASELINE.engines[INT8].model_copy(
+        update={"latency_reference": "fp32.openvino.cpu_x86"})}})
+    assert "its ratio to fp32.openvino.cpu_x86, this to" in found(made(LABELS, KEYS, ANSWERS, ms), other)[1][INT8, "latency"]
     assert outcomes[INT8, "top-1 against the baseline"] == "pass"
 
 

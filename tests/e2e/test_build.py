@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from toolchain.commands_check import run_baseline
+
 ROOT = Path(__file__).parents[2]
 TIMINGS = ("latency_ms", "speedup_vs_fp32", "throughput", "peak_memory_bytes", "validity", "machine_settings",
            "energy")
@@ -71,6 +73,12 @@ def test_reported_accuracy_is_that_of_the_engine_run_by_hand(tiny_build: Path) -
     assert engine["top1_percent"] == pytest.approx(by_hand, abs=0.35)  # one image in 360: batch sizes round differently
 
 
+def test_a_build_passes_the_gate_against_its_own_baseline(toolchain: Any, tiny_build: Path, tmp_path: Path) -> None:
+    baseline = run_baseline(tiny_build, tmp_path / "baseline.json")
+    done = toolchain("check", tiny_build, "--baseline", baseline)
+    assert done.returncode == 0 and "tiny against" in done.stdout, done.stderr
+
+
 def test_a_shipped_bundle_answers_its_golden_inputs_by_hand(toolchain: Any, tiny_build: Path, tmp_path: Path) -> None:
     import numpy as np
     import onnxruntime as ort
@@ -105,7 +113,7 @@ def test_a_repeated_build_does_nothing_and_a_changed_engine_list_retrains_nothin
     assert changed.returncode == 0, changed.stderr
     ran = [s["name"] for s in report(out)["stages"] if not s["cached"]]
     assert ran == ["onnx_fp16_cpu_x86", "engine_fp16.onnxruntime.cpu_x86", "contract_fp16.onnxruntime.cpu_x86", "measure",
-                   "quantized_facts"]
+                   "golden", "quantized_facts"]
 
 
 def test_plan_lists_what_is_cached_and_runs_nothing(toolchain: Any, tiny_recipe: Path, tiny_build: Path) -> None:

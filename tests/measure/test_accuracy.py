@@ -1,3 +1,4 @@
+import hashlib
 import math
 
 import numpy as np
@@ -9,6 +10,8 @@ from toolchain.measure.accuracy import (
     accuracy,
     agreement_percent,
     check_logits,
+    image_keys,
+    keyed,
     predict,
     top1_change,
     top_classes,
@@ -113,3 +116,17 @@ def test_the_change_of_top1_is_paired():
     assert change["high"] == pytest.approx(-2 + 1.96 * error, abs=0.15)
     same = top1_change(Predictions(ours), Predictions(ours), labels, seed=0)
     assert same == {"value": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_an_image_has_the_same_key_in_any_order_and_batch():
+    images = np.random.default_rng(0).standard_normal((5, 3, 2, 2)).astype(np.float32)
+    first = hashlib.sha256(images[0].tobytes()).digest()[:8]
+    assert int(image_keys(images)[0]) == int.from_bytes(first, "little")
+    for order in ([0, 1, 2, 3, 4], [4, 2, 0, 1, 3]):
+        for size in (1, 2, 5):
+            keys = []
+            passed = [len(batch) for batch, _ in keyed(
+                ((images[order][i : i + size], np.zeros(size)) for i in range(0, 5, size)), keys)]
+            assert sum(passed) == 5
+            assert np.concatenate(keys).tolist() == image_keys(images)[order].tolist()
+    assert image_keys(images.transpose(0, 1, 3, 2)).tolist() != image_keys(images).tolist()

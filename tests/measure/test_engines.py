@@ -8,6 +8,7 @@ from toolchain.engines import ort, rtx
 from toolchain.engines.record import read_record
 from toolchain.errors import DigestMismatch, EngineError
 from toolchain.measure import measure_engines
+from toolchain.measure.accuracy import image_keys
 from toolchain.recipe.schema import Measure, OrtEngine, RtxEngine
 from toolchain.report.schema import EngineResult
 
@@ -51,6 +52,7 @@ def test_every_sample_and_every_answer_is_kept(folders, test_set, tmp_path):
     answers = np.load(tmp_path / "out" / "predictions.npz", allow_pickle=False)
     assert {name: latency[name].shape for name in latency} == dict.fromkeys(folders, (3, 4))
     assert answers["labels"].tolist() == test_set[1].tolist()
+    assert answers["keys"].tolist() == image_keys(test_set[0]).tolist()
     for record in measured:
         samples, top = latency[record["name"]], answers[record["name"]]
         assert record["latency_ms"]["p50"] == pytest.approx(np.median(samples))

@@ -15,12 +15,13 @@ WORST = ("regression", "not enough evidence", "pass", "not judged")  # in this o
 class Tolerances:
     """margin_points: a drop of top-1 that must not pass unseen. alpha: the chance of a false alarm on accuracy in one
     run, over all its tests together; also of the latency's interval. beta: the chance that a drop of the margin passes.
+    latency_percent: None does not judge it.
     """
 
     margin_points: float = 0.5
     alpha: float = 0.01
     beta: float = 0.1
-    latency_percent: float = 10.0
+    latency_percent: float | None = 10.0
     size_percent: float = 1.0
     memory_percent: float = 10.0
     memory_mb: float = 4.0
@@ -30,7 +31,7 @@ class Tolerances:
             ("--margin", self.margin_points, "above 0, at most 100", 0 < self.margin_points <= 100),
             ("--alpha", self.alpha, "above 0, below 0.5", 0 < self.alpha < 0.5),
             ("--beta", self.beta, "above 0, below 0.5", 0 < self.beta < 0.5),
-            ("--latency", self.latency_percent, "at least 0", self.latency_percent >= 0),
+            ("--latency", self.latency_percent or 0, "at least 0", (self.latency_percent or 0) >= 0),
             ("--size", self.size_percent, "at least 0", self.size_percent >= 0),
             ("--memory", self.memory_percent, "at least 0", self.memory_percent >= 0)) if not right]
         if wrong:
@@ -38,8 +39,9 @@ class Tolerances:
 
     def told(self) -> str:
         """All of them in one line."""
+        latency = "any" if self.latency_percent is None else f"{self.latency_percent:g} %"
         return (f"tolerated: top-1 {self.margin_points:g} points (false alarms in {100 * self.alpha:g} % of runs, such "
-                f"drops missed in {100 * self.beta:g} %), latency {self.latency_percent:g} %, size "
+                f"drops missed in {100 * self.beta:g} %), latency {latency}, size "
                 f"{self.size_percent:g} %, memory {self.memory_percent:g} % and {self.memory_mb:g} MB")
 
 

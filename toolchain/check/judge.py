@@ -85,7 +85,8 @@ def _memory(engine: EngineResult, before: BaselineEngine, run: Run, asked: Toler
     words = f"{was / MB:.1f} → {now / MB:.1f} MB ({_change(now / was)})"
     bad = now > was * (1 + asked.memory_percent / 100) and now - was > asked.memory_mb * MB
     outcome: Outcome = "not judged" if unlike else "regression" if bad else "pass"
-    yield Finding(engine.name, "peak memory", outcome, words + _elsewhere(unlike), {"before_bytes": was, "bytes": now})
+    said = f"{words}; not compared: {', '.join(unlike)}" if unlike else words
+    yield Finding(engine.name, "peak memory", outcome, said, {"before_bytes": was, "bytes": now})
 
 
 def _latency(engine: EngineResult, before: BaselineEngine, run: Run, asked: Tolerances) -> Iterable[Finding]:
@@ -93,15 +94,11 @@ def _latency(engine: EngineResult, before: BaselineEngine, run: Run, asked: Tole
     if before.p50_ms is None or engine.latency_ms is None:
         return
     words = f"{before.p50_ms:.3g} → {engine.latency_ms.p50:.3g} ms"
-    if engine.latency_reference == engine.name:
-        yield Finding(engine.name, "latency", "not judged", words + "; the others are judged by their ratio to it")
-        return
-    unlike = conditions(engine, run.report).unlike(before.conditions)
     ratios = run.ratios.get(engine.name)
-    if unlike or before.speedup_by_round is None or ratios is None:
-        yield Finding(engine.name, "latency", "not judged",
-                      words + (_elsewhere(unlike) or "; without an FP32 engine there is no ratio to judge by"))
+    if why := _incomparable(engine, before, run, asked):
+        yield Finding(engine.name, "latency", "not judged", f"{words}; {why}")
         return
+    assert before.speedup_by_round is not None and ratios is not None and asked.latency_percent is not None
     # the run's ratios are rounded as the baseline's were, so that a run equals its own baseline
     was, now = read_numbers(before.speedup_by_round), read_numbers(numbers(ratios))
     found = slowdown(was, now, asked.latency_percent / 100, asked.alpha)
@@ -109,16 +106,28 @@ def _latency(engine: EngineResult, before: BaselineEngine, run: Run, asked: Tole
                                               "rounds": len(now), "rounds_needed": found.needed}
     words += (f"; {found.value:.3f} times as slow as the baseline, by its ratio to FP32 "
               f"({100 - 100 * asked.alpha:g} %: {found.low:.3f} to {found.high:.3f})")
-    outcome, doubted = found.outcome, [*before.inconclusive, *doubts(engine)]
+    outcome, doubted = found.outcome, [f"{whose} was inconclusive ({', '.join(causes)})" for whose, causes in (
+        ("the baseline", before.inconclusive), ("this measurement", doubts(engine))) if causes]
     if outcome == "not enough evidence":
         words += f"; about {found.needed:,} rounds would decide" if found.needed else "; too near the limit to decide"
     elif outcome == "regression" and doubted:
-        outcome, words = "not enough evidence", f"{words}; inconclusive: {'; '.join(doubted)}: measure again when quiet"
+        outcome, words = "not enough evidence", f"{words}, but {' and '.join(doubted)}: measure on a quiet machine"
     yield Finding(engine.name, "latency", outcome, words, figures)
 
 
-def _elsewhere(unlike: list[str]) -> str:
-    return f"; not compared: {', '.join(unlike)}" if unlike else ""
+def _incomparable(engine: EngineResult, before: BaselineEngine, run: Run, asked: Tolerances) -> str | None:
+    """Why its latency is not judged; None: it is."""
+    if engine.latency_reference == engine.name:
+        return "the others are judged by their ratio to it"
+    if asked.latency_percent is None:
+        return "not judged, as asked"
+    if unlike := conditions(engine, run.report).unlike(before.conditions):
+        return f"not compared: {', '.join(unlike)}"
+    if before.speedup_by_round is None or engine.name not in run.ratios:
+        return "without an FP32 engine there is no ratio to judge by"
+    if before.latency_reference != engine.latency_reference:
+        return f"the baseline's is its ratio to {before.latency_reference}, this to {engine.latency_reference}"
+    return None
 
 
 def _change(ratio: float) -> str:

@@ -42,6 +42,8 @@ def check(
     alpha: Annotated[float, typer.Option(help="Chance of a false alarm on accuracy in one run.")] = 0.01,
     beta: Annotated[float, typer.Option(help="Chance that a drop of the margin passes.")] = 0.1,
     latency: Annotated[float, typer.Option(help="Percent slower, by the ratio to FP32, that are tolerated.")] = 10.0,
+    no_latency: Annotated[bool, typer.Option(
+        "--no-latency", help="Show latency and do not judge it, as on a machine that others use.")] = False,
     size: Annotated[float, typer.Option(help="Percent of bytes, of engine file and weights.")] = 1.0,
     memory: Annotated[float, typer.Option(help="Percent of peak memory, and 4 MB.")] = 10.0,
 ) -> None:
@@ -59,5 +61,5 @@ def check(
     from toolchain.check.finding import Tolerances
     from toolchain.commands_check import run_check
 
-    asked = Tolerances(margin, alpha, beta, latency, size, memory)
+    asked = Tolerances(margin, alpha, beta, None if no_latency else latency, size, memory)
     raise typer.Exit(run_check(run, baseline, asked, junit, github, json_, all_))
