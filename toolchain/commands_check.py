@@ -65,8 +65,7 @@ def run_check(
     if github:
         sys.stdout.write(to_annotations(verdict))
         if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-            with open(summary, "a", encoding="utf-8") as file:
-                file.write(to_markdown(verdict))
+            _append(Path(summary), to_markdown(verdict))
     sys.stdout.flush()
     if verdict.outcome == "regression":
         raise Regression("worse than the baseline:\n  " + "\n  ".join(f.line() for f in verdict.those("regression")))
@@ -83,3 +82,12 @@ def _write(file: Path, text: str) -> None:
         write_text(file, text)
     except OSError as error:
         raise WorkDirError(f"{file}: cannot be written ({error.strerror}); choose another file") from None
+
+
+def _append(file: Path, text: str) -> None:
+    """Below what earlier steps wrote. Raises WorkDirError."""
+    try:
+        with file.open("a", encoding="utf-8") as summary:
+            summary.write(text)
+    except OSError as error:
+        raise WorkDirError(f"$GITHUB_STEP_SUMMARY {file}: cannot be written ({error.strerror})") from None

@@ -75,13 +75,15 @@ def test_missing_evidence_ends_with_12_and_other_images_with_3(run, baseline, tm
     assert "was made with other test images than this run" in capsys.readouterr().err
 
 
-def test_what_cannot_be_read_or_written_is_said(run, baseline, tmp_path, capsys):
+def test_what_cannot_be_read_or_written_is_said(run, baseline, tmp_path, capsys, monkeypatch):
     ends(1, "check", run, "--baseline", tmp_path / "none.json")
     ends(1, "check", tmp_path, "--baseline", baseline)
     ends(2, "check", run, "--baseline", baseline, "--margin", "0")
     ends(9, "baseline", run, "-o", run / "report.json" / "b.json")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(run))
+    ends(9, "check", run, "--baseline", baseline, "--github")
     said = capsys.readouterr().err
-    for words in ("none.json: cannot be read", "has no report.json", "--margin 0: expected above 0", "cannot be written"):
+    for words in ("$GITHUB_STEP_SUMMARY", "none.json: cannot be read", "has no report.json", "--margin 0: expected above 0", "cannot be written"):
         assert words in said
     assert "Traceback" not in said
 

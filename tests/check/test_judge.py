@@ -110,6 +110,8 @@ def test_other_conditions_are_said_and_not_judged():
                                  peak_memory_bytes=90_000_000))
     assert outcomes[INT8, "latency"] == outcomes[INT8, "peak memory"] == "not judged"
     assert words[INT8, "latency"].endswith("not compared: threads 8, not 2")
+    _, words = found(made(LABELS, KEYS, ANSWERS, runtime_version="1.32.0", machine_settings={"governor": "powersave"}))
+    assert words[INT8, "latency"].endswith("not compared: runtime version '1.32.0', not '1.31.0', governor 'powersave', not None")
     outcomes, words = found(made(LABELS, KEYS, ANSWERS, ms), asked=Tolerances(latency_percent=None))
     assert outcomes[INT8, "latency"] == "not judged" and words[INT8, "latency"].endswith("not judged, as asked")
     other = BASELINE.model_copy(update={"engines": {**BASELINE.engines, INT8: BASELINE.engines[INT8].model_copy(

@@ -33,10 +33,12 @@ class Conditions(Part):
     runtime_version: str | None = None
     batch: int | None = None
     threads: int | None = None
+    governor: str | None = Field(None, description="of the CPU's clock")
+    power_mode: str | None = Field(None, description="of a device that has several")
 
     def unlike(self, other: Conditions) -> list[str]:
         """What differs, in words: 'threads 2, not 4' is self's and other's."""
-        return [f"{name} {mine!r}, not {theirs!r}" for name in ("device", "runtime_version", "batch", "threads")
+        return [f"{name.replace('_', ' ')} {mine!r}, not {theirs!r}" for name in type(self).model_fields
                 if (mine := getattr(self, name)) != (theirs := getattr(other, name))]
 
 
@@ -117,11 +119,12 @@ def kept(engine: EngineResult, run: Run) -> BaselineEngine:
 def conditions(engine: EngineResult, report: Report) -> Conditions:
     """Where and how an engine was measured."""
     more: dict[str, Any] = engine.model_extra or {}
-    timed = more.get("latency_conditions") or {}
+    timed, machine = more.get("latency_conditions") or {}, more.get("machine_settings") or {}
     on_gpu = engine.runtime in ("tensorrt", "tensorrt_rtx") or engine.target == "cuda"
     gpu = report.environment.gpus[0].name if report.environment.gpus else None
     return Conditions(device=gpu if on_gpu else report.environment.cpu, runtime_version=more.get("runtime_version"),
-                      batch=timed.get("batch"), threads=None if on_gpu else timed.get("threads"))
+                      batch=timed.get("batch"), threads=None if on_gpu else timed.get("threads"),
+                      governor=machine.get("governor"), power_mode=machine.get("power_mode"))
 
 
 def doubts(engine: EngineResult) -> list[str]:
