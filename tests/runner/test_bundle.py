@@ -197,6 +197,8 @@ PC = {"machine": "x86_64", "sm": 89, "runtimes": {"tensorrt": "10.13.3", "tensor
     (engine("tensorrt", "10.13.3", "local_gpu", "Orin (sm87)"), ORIN, "built by tensorrt 10.13.3 and opens in no other"),
     (engine("tensorrt", "10.13.3", "local_gpu", "RTX 3090 (sm86)"), PC, r"RTX 3090 \(sm86\), and the GPU is SM89"),
     (engine("tensorrt", "10.3.0", "local_gpu", "Orin (sm87)"), {**ORIN, "sm": None}, "there is no NVIDIA GPU"),
+    (engine("onnxruntime", "1.31.0", "cuda", "RTX 3090 (sm86)"), PC, None),  # an ONNX file, for any GPU
+    (engine("onnxruntime", "1.31.0", "cuda", "RTX 3090 (sm86)"), {**PC, "sm": None}, "there is no NVIDIA GPU"),
 ])
 def test_an_engine_is_refused_by_a_device_it_was_not_built_for(manifest: dict, device: dict, reason: str | None) -> None:
     if reason is None:

@@ -11,6 +11,8 @@ from toolchain.errors import DigestMismatch, EngineError
 from toolchain.files import sha256_file, write_text
 
 RECORD = "engine.json"
+WORDS = ("name", "precision", "compute", "runtime", "runtime_version", "target", "onnx_sha256", "engine", "sha256",
+         "device")
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,12 @@ def read_record(folder: Path) -> EngineRecord:
     try:
         content = json.loads(path.read_bytes())
         needed = {field.name: content[field.name] for field in fields(EngineRecord) if field.name != "sparse"}
+        if wrong := [field for field in WORDS if not isinstance(needed[field], str)]:
+            raise TypeError(f"{wrong[0]} is no text")
         return EngineRecord(**needed, sparse=content.get("sparse"))
     except FileNotFoundError:
         raise EngineError(f"{folder}: it holds no {RECORD}, so it is no engine folder; build it first") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise EngineError(f"{path}: not a whole engine record ({type(error).__name__}: {error}); "
                           "build the engine again") from None
 

@@ -44,12 +44,11 @@ def read_yaml(
 ) -> tuple[dict[str, Any], dict[Where, int]]:
     """The mapping in a YAML file and the line of each of its keys. Raises RecipeError, saying what was `expected`."""
     try:
-        text = path.read_text(encoding="utf-8")
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such recipe; the shipped ones are in recipes/") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, yaml.reader.ReaderError) as error:
         raise RecipeError(f"{path}: cannot be read as a recipe: {error}") from None
-    loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
         lines: dict[Where, int] = {}
@@ -94,7 +93,7 @@ def _apply(data: dict[str, Any], override: str, origin: dict[Where, str], contex
         raise RecipeError(f"--set {override}: expected FIELD=VALUE, as in --set train.epochs=3")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise RecipeError(f"--set {override}: '{text}' is not a YAML value") from None
     keys = _keys(field.strip())
     here: Any = data

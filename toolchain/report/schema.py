@@ -253,7 +253,7 @@ def load_report(path: Path) -> Report:
         content = json.loads(text)
     except OSError as error:
         raise ToolchainError(f"{path}: cannot be read ({error.strerror}); expected a build's report.json") from None
-    except ValueError as error:  # also UnicodeDecodeError
+    except (ValueError, RecursionError) as error:  # also UnicodeDecodeError
         raise ToolchainError(f"{path}: not JSON ({error}); the file is damaged, build again to write it anew") from None
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:

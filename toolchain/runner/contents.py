@@ -105,7 +105,7 @@ def _hindrance(engine: Mapping[str, str], device: Mapping[str, Any]) -> str | No
         return f"it is built for {target}, and the device is {device['machine']}"
     if target not in MACHINES:
         sm, known = device["sm"], [int(number) for number in re.findall(r"sm(\d+)", f"{target} {engine.get('device')}")]
-        if sm is None or known and sm not in known:
+        if sm is None or (runtime in EXACT and known and sm not in known):  # an ONNX file is bound to no SM
             built_for = target if target.startswith("sm") else engine.get("device") or "a GPU"
             return f"it is built for {built_for}, and " + (f"the GPU is SM{sm}" if sm else "there is no NVIDIA GPU")
     built, found = _version(engine["runtime_version"]), _version(here)
