@@ -29,9 +29,10 @@ def run_baseline(folder: Path, out: Path | None = None) -> Path:
     _write(file, text)
     print(f"{file}: {len(baseline.engines)} engines on {baseline.images.n:,} test images, {len(text.encode()):,} bytes"
           f"{', unchanged' if same else ''}")
-    if doubted := {cause for engine in baseline.engines.values() for cause in engine.inconclusive}:
-        print(f"its latency is inconclusive ({'; '.join(sorted(doubted))}), so a slower run would not be called a "
-              "regression; build and write it again on a quiet machine")
+    if doubted := [name for name, engine in baseline.engines.items() if engine.inconclusive]:
+        print(f"the latency of {len(doubted)} engines was inconclusive, such as {doubted[0]}: "
+              f"{'; '.join(baseline.engines[doubted[0]].inconclusive)}. A slower run will not be called a regression of "
+              "them; build and write the baseline again on a quiet machine")
     return file
 
 

@@ -40,7 +40,7 @@ def test_a_baseline_is_said_and_the_same_run_writes_the_same_bytes(run, baseline
 def test_a_baseline_of_an_inconclusive_latency_says_so(tmp_path, capsys):
     doubt = {"verdict": "inconclusive", "causes": ["others computed"], "attempts": 2}
     run_baseline(write(tmp_path / "busy", LABELS, KEYS, ANSWERS, validity=doubt), tmp_path / "b.json")
-    assert "its latency is inconclusive (others computed)" in capsys.readouterr().out
+    assert f"the latency of 2 engines was inconclusive, such as {FP32}: others computed." in capsys.readouterr().out
 
 
 def test_without_a_name_the_file_is_called_after_recipe_and_device(run, tmp_path, monkeypatch):

@@ -21,8 +21,9 @@ def baseline(
 ) -> None:
     """Write down what RUN is, for `check` to compare later runs with: a small text file for git, one for each device.
 
-    It holds each engine's answer to every test image (packed), sizes, memory, speed-up over FP32 by round, and where
-    they were measured. Write it anew, and commit it, when a change is meant.
+    It holds each engine's answer to every test image (packed), sizes, memory,
+    speed-up over FP32 by round, and where they were measured. Write it anew,
+    and commit it, when a change is meant.
     """
     from toolchain.commands_check import run_baseline
 
@@ -49,14 +50,16 @@ def check(
 ) -> None:
     """Hold RUN against a baseline: pass, regression (exit code 11), or not enough evidence (12).
 
-    Top-1 is compared image by image, overall, class by class, and against FP32 of the same run; the chance of one
-    false alarm in a run is --alpha over all these tests together. Latency is compared by ratios to FP32, with an
-    interval, and like peak memory only under equal conditions. Where the evidence is not enough, the number of images
-    or rounds that would decide is said.
+    Top-1 is compared image by image: overall, class by class, and against
+    FP32 of the same run; one false alarm in a run has a chance of --alpha over
+    all these tests together. Latency is compared by its ratio to FP32, with an
+    interval, and like peak memory only under equal conditions. Where evidence
+    is missing, the number of images or rounds that would decide is said.
 
     \b
-      toolchain baseline build/vgg11_int8 -o baselines/vgg11_int8.json
-      toolchain check build/vgg11_int8 --baseline baselines/vgg11_int8.json --junit check.xml
+      toolchain baseline build/vgg11_int8 -o vgg11.json
+      toolchain check build/vgg11_int8 --baseline vgg11.json --junit check.xml
+      toolchain check build/vgg11_int8 --baseline vgg11.json --margin 1 --all
     """
     from toolchain.check.finding import Tolerances
     from toolchain.commands_check import run_check
