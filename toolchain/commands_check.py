@@ -31,8 +31,8 @@ def run_baseline(folder: Path, out: Path | None = None) -> Path:
           f"{', unchanged' if same else ''}")
     if doubted := [name for name, engine in baseline.engines.items() if engine.inconclusive]:
         print(f"the latency of {len(doubted)} engines was inconclusive, such as {doubted[0]}: "
-              f"{'; '.join(baseline.engines[doubted[0]].inconclusive)}. A slower run will not be called a regression of "
-              "them; build and write the baseline again on a quiet machine")
+              f"{'; '.join(baseline.engines[doubted[0]].inconclusive)}. A slower run will not be called a regression "
+              "of them; build and write the baseline again on a quiet machine")
     return file
 
 
