@@ -16,6 +16,10 @@ import pytest
 from bundles import CLASSES, ENGINE, LOGITS, RECORD, text, tiny_run
 
 from toolchain.cli import main
+from toolchain.errors import EngineError, RecipeError
+from toolchain.report.schema import load_report
+from toolchain.ship.device import facts
+from toolchain.ship.gather import chosen
 
 NAME = str(RECORD["name"])
 BUNDLE = f"tiny.{NAME}.bundle"
@@ -193,3 +197,44 @@ def test_a_locked_key_signs_with_its_passphrase_from_a_file(run: Path, tmp_path:
 def test_an_empty_folder_of_keys_says_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, shown = call(capsys, "keys", "list", "--keys", tmp_path)
     assert code == 0 and "toolchain keys new NAME" in shown
+
+
+def test_an_engine_is_named_where_its_precision_does_not_tell(run: Path) -> None:
+    report = load_report(run / "report.json")
+    one = report.engines[0]
+    twin = one.model_copy(update={"name": "int8.openvino.cpu_x86", "built": False, "reason": "no such operator"})
+    both = report.model_copy(update={"engines": [one, twin]})
+    assert chosen(run, both, NAME) == one
+    with pytest.raises(RecipeError, match="has 2 int8 engines; name one: int8.onnxruntime.cpu_x86, int8.openvino.cpu_x86"):
+        chosen(run, both, "int8")
+    with pytest.raises(EngineError, match="was not built: no such operator"):
+        chosen(run, both, twin.name)
+
+
+def test_an_engine_without_golden_answers_is_shipped_without_them(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index = run / "golden/golden.json"
+    index.write_bytes(text({"images": 2, "engines": {}}))
+    published = json.loads((run / "published.json").read_text())
+    published["golden/golden.json"] = hashlib.sha256(index.read_bytes()).hexdigest()
+    (run / "published.json").write_bytes(text(published))
+    assert call(capsys, "ship", run, "--engine", "int8")[0] == 0
+    assert "no golden inputs" in call(capsys, "verify", run / BUNDLE)[1]
+
+
+def test_what_a_device_has_is_read_as_it_is_written() -> None:
+    expected = {"machine": "aarch64", "sm": 87, "runtimes": {"tensorrt": "10.3.0", "onnxruntime": "1.23"}}
+    assert facts("machine=aarch64 sm=87 tensorrt=10.3.0, onnxruntime=1.23") == expected
+    assert facts("sm=sm87,machine=aarch64,tensorrt=10.3.0,onnxruntime=1.23") == expected
+    assert facts("machine=x86_64") == {"machine": "x86_64", "sm": None, "runtimes": {}}
+    for word in ("", "orin", "sm=87", "machine=x sm=x", "machine=x tensorrt=ten"):
+        with pytest.raises(RecipeError, match="expected 'here' or what it has"):
+            facts(word)
+
+
+def test_shipping_and_verifying_load_neither_torch_nor_a_runtime(run: Path, tmp_path: Path) -> None:
+    code = ("import sys; from pathlib import Path; from toolchain.commands_ship import run_ship, run_verify;"
+            "out = Path(sys.argv[2]); run_ship(Path(sys.argv[1]), 'int8', out=out, keys=Path(sys.argv[3]));"
+            "run_verify(out, keys=Path(sys.argv[3]));"
+            "print([m for m in ('torch', 'onnx', 'onnxruntime', 'tensorrt_rtx') if m in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code, run, tmp_path / "b", tmp_path / "keys"], capture_output=True, text=True)
+    assert done.stdout.endswith("[]\n"), done.stderr
