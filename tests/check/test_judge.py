@@ -122,11 +122,11 @@ def test_other_conditions_are_said_and_not_judged():
 
 def test_sizes_and_memory_have_their_tolerances():
     outcomes, words = found(made(LABELS, KEYS, ANSWERS, engine_bytes=1_009_000, weight_bytes=910_000,
-                                 peak_memory_bytes=53_500_000))
+                                 peak_memory_bytes=62_000_000))
     assert (outcomes[INT8, "engine file"], outcomes[INT8, "weights"], outcomes[INT8, "peak memory"]) == (
         "pass", "regression", "pass")
     assert words[INT8, "weights"] == "900,000 → 910,000 bytes (+1.1 %)"
-    assert found(made(LABELS, KEYS, ANSWERS, peak_memory_bytes=56_000_000))[0][INT8, "peak memory"] == "regression"
+    assert found(made(LABELS, KEYS, ANSWERS, peak_memory_bytes=63_000_000))[0][INT8, "peak memory"] == "regression"
     small = make_baseline(made(LABELS, KEYS, ANSWERS, peak_memory_bytes=3_000_000))  # twice as much, and 3 MB
     assert found(made(LABELS, KEYS, ANSWERS, peak_memory_bytes=6_000_000), small)[0][INT8, "peak memory"] == "pass"
 

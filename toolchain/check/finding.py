@@ -23,7 +23,7 @@ class Tolerances:
     beta: float = 0.1
     latency_percent: float | None = 10.0
     size_percent: float = 1.0
-    memory_percent: float = 10.0
+    memory_percent: float = 25.0  # peaks of one engine in several processes differ by up to a fifth: see docs/ci.md
     memory_mb: float = 4.0
 
     def __post_init__(self) -> None:

@@ -46,7 +46,7 @@ def check(
     no_latency: Annotated[bool, typer.Option(
         "--no-latency", help="Show latency and do not judge it, as on a machine that others use.")] = False,
     size: Annotated[float, typer.Option(help="Percent of bytes, of engine file and weights.")] = 1.0,
-    memory: Annotated[float, typer.Option(help="Percent of peak memory, and 4 MB.")] = 10.0,
+    memory: Annotated[float, typer.Option(help="Percent of peak memory, and 4 MB.")] = 25.0,
 ) -> None:
     """Hold RUN against a baseline: pass, regression (exit code 11), or not enough evidence (12).
 
