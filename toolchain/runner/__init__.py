@@ -1,3 +1,3 @@
-"""What runs on a device. These files need python3 alone (3.10 or newer), and know each other by relative names: pushed
-to a device as a folder, they are a package of their own, without ours.
+"""What runs on a device. These files need python3 (3.8 or newer), numpy and a runtime, and know each other by relative
+names: in a bundle, or pushed to a device, they are the folder runner/ beside run.py, without the rest of this project.
 """

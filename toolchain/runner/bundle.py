@@ -50,13 +50,17 @@ class Member(NamedTuple):
 class Bundle:
     """A bundle whose every check held. A file is checked again while it is read, for the disk is not ours alone."""
 
-    def __init__(self, path: Path, manifest: dict[str, Any], members: Mapping[str, Member], key: Key) -> None:
+    def __init__(
+        self, path: Path, manifest: dict[str, Any], members: Mapping[str, Member], key: Key, own: Mapping[str, str]
+    ) -> None:
         self.path, self.manifest, self.members, self.key = path, manifest, members, key
+        self.digests = {**own, **{name: facts["sha256"] for name, facts in manifest["files"].items()}}
+        self.manifest_sha256 = own[MANIFEST]  # names all there is in the bundle
 
     def blocks(self, name: str) -> Iterator[bytes]:
         """The file in pieces. Raises Refused at its end, or before, where it is not what was signed."""
         with _opened(self.path) as file:
-            yield from _blocks(file, self.members[name], self.manifest["files"][name]["sha256"], str(self.path))
+            yield from _blocks(file, self.members[name], self.digests[name], str(self.path))
 
     def read(self, name: str) -> bytes:
         """The whole file, of at most LARGEST_TEXT bytes. Raises Refused."""
@@ -93,7 +97,8 @@ def open_bundle(path: Path, trusted: Mapping[str, Key], today: date | None = Non
         for name, facts in content["files"].items():
             for _ in _blocks(file, members[name], facts["sha256"], where):
                 pass
-    bundle = Bundle(path, content, members, key)
+    own = {MANIFEST: hashlib.sha256(manifest).hexdigest(), SIGNATURE: hashlib.sha256(signature).hexdigest()}
+    bundle = Bundle(path, content, members, key, own)
     from_files(bundle)
     return bundle
 

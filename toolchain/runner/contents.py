@@ -75,7 +75,7 @@ def _golden(bundle: Bundle, size: int, classes: Sequence[str], where: str) -> No
         _must(name in bundle.members and bundle.members[name].size == length,
               f"{where}{name}: expected {length} bytes for {count} images of {size} pixels and {len(classes)} classes")
     logits = struct.iter_unpack(f"<{len(classes)}f", bundle.read(GOLDEN_LOGITS))
-    for index, (row, answer) in enumerate(zip(logits, answers, strict=True)):
+    for index, (row, answer) in enumerate(zip(logits, answers)):
         _must(all(map(math.isfinite, row)), f"{where}{GOLDEN_LOGITS}: image {index} has a logit that is no number")
         found = classes[row.index(max(row))]
         _must(found == answer, f"{where}{CLASSES}: golden image {index} is answered {found[:40]!r}, but was "

@@ -6,13 +6,15 @@ Verifying reads public data alone, so its time may tell what it likes. Signing i
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    Point = tuple[int, int, int, int]  # extended coordinates: x = X / Z, y = Y / Z, x y = T / Z
 
 P = 2**255 - 19
 L = 2**252 + 27742317777372353535851937790883648493  # order of the base point
 D = -121665 * pow(121666, -1, P) % P
 ROOT = pow(2, (P - 1) // 4, P)  # of -1
-
-Point = tuple[int, int, int, int]  # extended coordinates: x = X / Z, y = Y / Z, x y = T / Z
 
 
 def verified(public: bytes, signature: bytes, message: bytes) -> bool:

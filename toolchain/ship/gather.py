@@ -19,6 +19,7 @@ from toolchain.ship.pack import Files
 from toolchain.workdir import code_digest
 
 RUNNER = Path(__file__).parents[1] / "runner"  # goes along as it is: what runs on the device
+RUN = "run.py"
 OF_ENGINE = ("name", "precision", "compute", "runtime", "runtime_version", "target", "device", "engine_bytes",
              "profile", "sha256", "onnx_sha256")
 
@@ -50,12 +51,17 @@ def gathered(run: Path, engine: str, portable: bool = False, anyway: bool = Fals
         contents.CLASSES: _json({"classes": report.data.classes}), contents.MEASURED: _json(_measured(report, result)),
         "provenance.json": _json(_provenance(report, record, run)), "sbom.cdx.json": _sbom(name, record, report),
         **_golden(shown, result.name, report.data.classes),
-        **{f"runner/{path.name}": path for path in sorted(RUNNER.glob("*.py"))},
+        **runner_files(),
     }
     if portable:
         files[contents.PORTABLE] = shown.with_digest("onnx", record.onnx_sha256)
     facts = {field: getattr(record, field) for field in OF_ENGINE} | {"file": f"engine/{record.engine}"}
     return {"name": name, "engine": facts, "measured": result.measured, "limits_not_held": broken}, files
+
+
+def runner_files() -> dict[str, Path]:
+    """What runs on a device, by its place there: run.py, and runner/ beside it."""
+    return {path.name if path.name == RUN else f"runner/{path.name}": path for path in sorted(RUNNER.glob("*.py"))}
 
 
 def chosen(run: Path, report: Report, asked: str) -> EngineResult:
