@@ -31,6 +31,7 @@ PACKAGES = {"onnxruntime": ("onnxruntime",), "olive": ("olive-ai", "onnxruntime"
             "modelopt": ("nvidia-modelopt", "onnxruntime")}
 MINE = f"{OURS}, entropy"  # what a recipe gets when it says nothing
 TIMEOUT_S = 3600
+NOTHING: dict[str, Any] = {"costs": {}, "failed": {}, "versions": {}, "repeats": {}}
 
 
 def settings(tool: str, network: str) -> list[str]:
@@ -57,11 +58,16 @@ def contest(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Quantize with every tool and setting, judge the files: the content of result.json."""
     given = subject(args.network, [args.data_root], folder, args.cache, args.onnx)
     files, costs, failed = {FLOAT: given.float_onnx}, {}, {}
+    last = json.loads((folder / "result.json").read_text()) if args.keep else NOTHING
+    for name, cost in last["costs"].items():
+        if not _of(name, args.tools):
+            costs[name], files[name] = cost, folder / _file(name)
+    failed |= {name: why for name, why in last["failed"].items() if not _of(name, args.tools)}
     for turn in range(args.repeats):
         for tool in args.tools:
             for setting in settings(tool, args.network):
                 name = f"{OURS if tool == 'ours' else tool}, {setting}"
-                out = folder / (name.replace(" ", "_").replace(",", "") + ".onnx")
+                out = folder / _file(name)
                 cost = quantized(tool, setting, args.envs, given, out)
                 print(f"{name}: {cost}", flush=True)
                 if cost["status"] or not out.is_file():
@@ -70,8 +76,19 @@ def contest(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 files[name] = out
                 costs[name] = cost if not turn else {key: min(cost[key], costs[name][key]) for key in cost}
     judged = judge(files, given.images[: args.test_images], given.labels[: args.test_images], args.threads, args.rounds)
-    return {"network": args.network, "judged": judged, "costs": costs, "failed": failed, "repeats": args.repeats,
-            "load_average": list(os.getloadavg()), "versions": _versions(args), "rounds": args.rounds}
+    return {"network": args.network, "judged": judged, "costs": costs, "failed": failed,
+            "repeats": last["repeats"] | dict.fromkeys(args.tools, args.repeats),
+            "load_average": list(os.getloadavg()), "versions": last["versions"] | _versions(args),
+            "rounds": args.rounds}
+
+
+def _of(name: str, tools: list[str]) -> bool:
+    """Whether a file's name is that of one of the tools."""
+    return any(name.startswith(f"{OURS if tool == 'ours' else tool}, ") for tool in tools)
+
+
+def _file(name: str) -> str:
+    return name.replace(" ", "_").replace(",", "") + ".onnx"
 
 
 def _versions(args: argparse.Namespace) -> dict[str, list[str]]:
@@ -92,7 +109,8 @@ def section(result: dict[str, Any]) -> list[str]:
     n = len(judged[MINE]["right"])
     return [f"## {result['network']}", "", *verdicts(judged, costs, MINE, peers), "",
             *table(judged, costs, MINE), "", f"{n:,} test images; load average {result['load_average'][0]:.1f}; "
-            f"{result['rounds']} rounds; least of {result['repeats']} for the costs.",
+            f"{result['rounds']} rounds; costs: the least of "
+            + ", ".join(f"{runs} ({tool})" for tool, runs in result["repeats"].items()) + " runs.",
             *(f"- {name}: {why}" for name, why in result["failed"].items()), ""]
 
 
@@ -130,6 +148,7 @@ def main() -> None:
     parser.add_argument("--onnx", type=Path, help="an FP32 file of that network to use instead of training one")
     parser.add_argument("--cache", type=Path, help="a build's cache of stages")
     parser.add_argument("--tools", nargs="+", choices=TOOLS, default=TOOLS)
+    parser.add_argument("--keep", action="store_true", help="of the other tools, the last run's files and costs")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=1, help="how often each tool runs; the least cost counts")

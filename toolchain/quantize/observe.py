@@ -26,9 +26,9 @@ from toolchain.graph.onnx_file import read_onnx
 from toolchain.quantize.histogram import Histogram
 
 THREADS = 2
-GROUP_VALUES = 2**21  # activations of one run: 8 MB, so that they stay in a cache
+GROUP_VALUES = 2**22  # activations of one run: 16 MB; fewer and larger counts cost less than what a cache gains
 LARGEST_GROUP = 16
-COUNTED = 2**15  # values of a tensor that go into its histogram, per image; its min and max see all
+COUNTED = 2**13  # values of a tensor that go into its histogram, per image; its min and max see all
 LARGE_WEIGHT = 1024  # bytes; from here on a weight lies beside the graph, where the runtime maps it without a copy
 
 Shapes = dict[str, tuple[int, ...]]
