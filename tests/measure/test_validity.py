@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 
-from toolchain.measure.conditions import Snapshot, Watch, settings, snapshot, throttles, waited_s
+from toolchain.measure.conditions import Snapshot, Watch, power_mode, settings, snapshot, throttles, waited_s
 from toolchain.measure.validity import causes, drift, own_gap, trusted_ms
 from toolchain.report.schema import EngineResult
 from toolchain.report.validity import Validity, told
@@ -72,6 +72,16 @@ def test_what_the_kernel_tells_is_read_and_what_it_does_not_tell_is_left_out(tmp
     assert settings(cpu, thermal) == {"governor": "performance, powersave", "mhz": 2400, "celsius": 61.5}
     assert throttles(cpu) == 7
     assert settings(tmp_path / "none", tmp_path / "none") == {} and throttles(tmp_path / "none") is None
+
+
+def test_a_jetson_is_asked_for_its_power_mode_and_other_machines_have_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert power_mode() is None
+    (tmp_path / "nvpmodel").write_text("#!/bin/sh\necho 'NV Power Mode: MAXN_SUPER'\necho 2\n")
+    (tmp_path / "nvpmodel").chmod(0o755)
+    assert power_mode() == "MAXN_SUPER"
+    (tmp_path / "nvpmodel").write_text("#!/bin/sh\necho 'NVPM ERROR: no such file'\n")
+    assert power_mode() is None
 
 
 def test_threads_that_end_meanwhile_are_no_reason_to_know_nothing(tmp_path):

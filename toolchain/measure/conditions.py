@@ -6,6 +6,9 @@ All of it is read outside the timed runs, from the kernel's own counters; what a
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -66,10 +69,10 @@ def throttles(folder: Path = CPU) -> int | None:
 
 
 def settings(cpu: Path = CPU, thermal: Path = THERMAL) -> dict[str, Any]:
-    """How the machine is set up: {"governor", "mhz", "celsius"}, without what it does not tell.
+    """How the machine is set up: {"governor", "mhz", "celsius", "power_mode"}, without what it does not tell.
 
     governor: of the CPU's clock, all that are in use. mhz: the clock now, highest of all cores. celsius: the hottest
-    sensor of the system.
+    sensor of the system. power_mode: of a Jetson, as nvpmodel calls it.
     """
     governors = sorted({path.read_text().strip() for path in cpu.glob("cpu[0-9]*/cpufreq/scaling_governor")})
     clocks = [_number(path) for path in cpu.glob("cpu[0-9]*/cpufreq/scaling_cur_freq")]
@@ -78,8 +81,22 @@ def settings(cpu: Path = CPU, thermal: Path = THERMAL) -> dict[str, Any]:
         "governor": ", ".join(governors) or None,
         "mhz": max((round(clock / 1e3) for clock in clocks if clock is not None), default=None),
         "celsius": max((round(degrees / 1e3, 1) for degrees in heat if degrees is not None), default=None),
+        "power_mode": power_mode(),
     }
     return {name: value for name, value in found.items() if value is not None}
+
+
+def power_mode() -> str | None:
+    """What `nvpmodel -q` of a Jetson says ("MAXN", "15W"); None on other machines."""
+    program = shutil.which("nvpmodel")
+    if program is None:
+        return None
+    try:
+        told = subprocess.run([program, "-q"], capture_output=True, text=True, timeout=10).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = re.search(r"NV Power Mode:\s*(\S+)", told)
+    return found.group(1) if found else None
 
 
 def _number(path: Path) -> float | None:
