@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -53,6 +54,40 @@ def test_saying_install_again_changes_nothing(device: Path, tmp_path: Path, caps
     code, answer, _ = call(capsys, device, "install", bundle)
     assert (code, answer["slot"], answer["cached"]) == (0, "A", True)
     assert not (device / "slots/B").exists()
+
+
+class Cut(BaseException):
+    """The power goes."""
+
+
+def test_a_power_cut_at_any_moment_leaves_a_bundle_in_use(device: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    one, two = color_bundle(tmp_path / "one"), color_bundle(tmp_path / "two", gain=2.0)
+    call(capsys, device, "install", one)
+    call(capsys, device, "install", color_bundle(tmp_path / "zero", gain=3.0))  # so that slot A has to make room
+    call(capsys, device, "rollback")
+    moments = 0
+    while True:
+        left = [moments]
+
+        def step(real, *words, left=left, **options):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Cut
+            return real(*words, **options)
+
+        with monkeypatch.context() as patched:
+            for module, name in ((os, "replace"), (os, "symlink"), (shutil, "rmtree")):
+                patched.setattr(module, name, functools.partial(step, getattr(module, name)))
+            try:
+                said = ["--folder", str(device), "install", str(two)]
+                assert commands.answered(commands._parser(said).parse_args(said)) == 0
+                break
+            except Cut:
+                moments += 1
+        capsys.readouterr()
+        assert call(capsys, device, "golden")[1]["held"] and Place(device).current() == "A"
+    assert moments > 20 and call(capsys, device, "status")[1]["slots"]["B"]["bundle"] == "colors2"
+    assert sorted(path.name for path in (device / "slots").iterdir()) == ["A", "B"]
 
 
 def test_a_bundle_that_answers_otherwise_is_not_used(device: Path, tmp_path: Path, capsys) -> None:

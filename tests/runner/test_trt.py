@@ -92,9 +92,9 @@ class Machine:
                          create_optimization_profile=lambda: profile,
                          build_serialized_network=lambda network, config: self._built(config))
 
-    def _cache(self, known: bytes) -> str:
+    def _cache(self, known: bytes) -> str | None:
         self.known = known
-        return "cache"
+        return "cache" if known != b"damaged" else None
 
     def _network(self, flags: int) -> Played:
         assert flags == 1 << 1, "strongly typed, whatever the default of this version is"
@@ -237,6 +237,13 @@ def test_an_engine_is_built_kept_and_run(machine: Machine, tmp_path: Path) -> No
     sparse = {**ENGINE, "sparse": True}  # asked otherwise: built anew, with the timings known by now
     making.make_engine(place, sparse, file, tmp_path / "engine")
     assert machine.known == b"+" and cache.read_bytes() == b"++" and machine.flags[-1] == ("set", "BuilderFlag.SPARSE_WEIGHTS")
+
+
+def test_timings_that_cannot_be_read_are_forgotten(machine: Machine, tmp_path: Path) -> None:
+    cache = tmp_path / f"timing.{machine.version}.sm87.cache"
+    cache.write_bytes(b"damaged")
+    making.make_engine(Place(tmp_path), ENGINE, onnx(tmp_path, "2"), tmp_path / "engine")
+    assert machine.known == b"" and cache.read_bytes() == b"+"
 
 
 @pytest.mark.parametrize(("content", "told"), [

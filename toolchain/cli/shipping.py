@@ -40,8 +40,8 @@ def ship(
 
     It holds the engine, preprocessing, class names, golden inputs with the
     engine's answers, the measured figures, the recipe, where everything comes
-    from (digests of data, code and versions), a CycloneDX SBOM, and the checks
-    that a device makes. Nothing is built or measured.
+    from (digests of data, code and versions), a CycloneDX SBOM, and run.py, which
+    checks and runs it on a device. Nothing is built or measured.
 
     \b
       toolchain keys new workshop

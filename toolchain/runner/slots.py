@@ -58,6 +58,7 @@ def install(place: Place, name: str, slot: str | None, keys: Path | None) -> dic
             progress("golden answers")
             facts["golden"] = _held(replay(part), facts["engine"])
             write_json(part / INSTALLED, facts)
+            os.sync()  # a power cut after the switch must not find files that were never written
             _take(part, place.slots / chosen)
         except BaseException:
             shutil.rmtree(str(part), ignore_errors=True)

@@ -15,6 +15,7 @@ import numpy as np
 
 from . import cuda
 from .answers import Failed, plain
+from .place import write
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -76,8 +77,7 @@ def build(
     if engine.get("workspace_mb"):
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, engine["workspace_mb"] << 20)
     _allow_batches(builder, network, config, engine)
-    cache = config.create_timing_cache(timing_cache.read_bytes() if timing_cache.is_file() else b"")
-    config.set_timing_cache(cache, False)
+    _remember(config, timing_cache)
     monitor = _monitor(trt, progress)  # kept in a variable: the builder holds no reference of its own
     config.progress_monitor = monitor
     serialized = builder.build_serialized_network(network, config)
@@ -85,9 +85,9 @@ def build(
         raise Failed(f"{engine['name']}: tensorrt {trt.__version__} could not build it: "
                      f"{plain(' | '.join(log.errors))[:600] or 'it gave no reason'}")
     target.write_bytes(bytes(serialized))
-    part = timing_cache.with_name(f".{timing_cache.name}.part")
-    part.write_bytes(bytes(config.get_timing_cache().serialize()))
-    part.replace(timing_cache)
+    cache = config.get_timing_cache()
+    if cache is not None:
+        write(timing_cache, bytes(cache.serialize()))
     layers = []
     for i in range(network.num_layers):
         layer = network.get_layer(i)
@@ -95,6 +95,14 @@ def build(
         layers.append({"name": layer.name, "op": layer.type.name, "dtype": output.dtype.name if output else None,
                        "shape": list(output.shape) if output and len(output.shape) >= 0 else None})
     return {"runtime_version": str(trt.__version__), "layers": layers}
+
+
+def _remember(config: Any, timing_cache: Path) -> None:
+    """Give the builder what it measured before; a file that it does not take (damaged, of another GPU) is forgotten."""
+    for known in (timing_cache.read_bytes() if timing_cache.is_file() else b"", b""):
+        cache = config.create_timing_cache(known)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return
 
 
 def _parsed(trt: Any, network: Any, log: Any, onnx: Path, name: str) -> None:
@@ -179,8 +187,8 @@ class Session:
         self.name, self.log = name, logger(usable(trt))
         self.runtime = trt.Runtime(self.log)
         self.engine = self.runtime.deserialize_cuda_engine(path.read_bytes())
-        self.context = self.engine and self.engine.create_execution_context()
-        if not self.context:
+        self.context: Any = None if self.engine is None else self.engine.create_execution_context()
+        if self.context is None:
             raise Failed(f"{name}: tensorrt {trt.__version__} cannot open it: "
                          f"{plain(' | '.join(self.log.errors))[:300] or 'it gave no reason'}")
         names = [self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)]
