@@ -99,7 +99,9 @@ def test_nothing_of_ours_is_there_and_the_whole_runner_works(python: str, pushed
     done = run(python, folder / "current", image, "--top", "2")  # its own copy of the runner, out of the bundle
     assert re.search(r"blue\.npy:\n +\d+\.\d %  blue\n +\d+\.\d %  \w+\n", done.stdout), done.stderr
     assert answer(run(python, folder / "current", "golden"))["images"] == 6
-    assert "needs Pillow" in run(python, folder / "current", "x.jpg").stderr
+    (tmp_path / "x.jpg").write_bytes(b"")
+    assert "needs Pillow" in run(python, folder / "current", tmp_path / "x.jpg").stderr
+    assert "instal: is no file; expected images, or a command: probe, " in run(python, pushed, "instal").stderr
     assert not list(folder.rglob("__pycache__"))
 
 

@@ -17,7 +17,8 @@ from .answers import FAILED, REFUSED, Failed, Out, plain, tell
 from .place import FOLDER, SLOTS, Place, drop, have, put
 from .trust import Refused
 
-JOBS = ("build", "accuracy", "bench")
+JOBS = {"build": "build the engines of a job from their ONNX files", "accuracy": "judge them on the job's images",
+        "bench": "time them, side by side"}
 
 
 def main(words: Sequence[str]) -> int:
@@ -166,6 +167,9 @@ def _job(place: Place, asked: Any) -> dict[str, Any]:
 def _label(place: Place, asked: Any) -> str:
     from .probe import need_numpy
 
+    lacking = [name for name in asked.images if not Path(name).is_file()]
+    if lacking:
+        raise Failed(f"{lacking[0]}: is no file; expected images, or a command: {', '.join(COMMANDS)}")
     need_numpy()
     from .label import labels, words
     from .slots import folder_in_use
@@ -191,5 +195,5 @@ COMMANDS: dict[str, tuple[Callable[[Place, Any], Any], str, list[Any]]] = {
     "status": (_status, "what is in use", []),
     "golden": (_golden, "replay golden answers",
                [(("job",), {"type": Path, "nargs": "?", "metavar": "JOB.json"}), (("--slot",), SLOT)]),
-    **{name: (_job, f"{name} of a job", JOB) for name in JOBS},
+    **{name: (_job, told, JOB) for name, told in JOBS.items()},
 }

@@ -26,7 +26,13 @@ RESERVED = ("labels", "keys", "again")
 
 
 class Job:
-    """What a job file says. Raises Failed for what no job says."""
+    """What a job file says: JSON of the fields below, where files are named by their SHA-256 and lie in the store.
+
+    id: of its folder. engines: [{"name", "runtime", "target", …}] with "onnx", what it is built from, or "file", an
+    engine that is finished. threads: of a CPU engine; null: all cores. preprocess: as preprocess.json. images: .npz of
+    `images` uint8 (n, S, S, 3), before they are normalized, and `labels` (n,). golden: {"images": .npy, "engines":
+    {name: {"logits": .npy, "tolerance"}}}. bench: see timing.HOW. Raises Failed for what no job says.
+    """
 
     def __init__(self, place: Place, path: Path) -> None:
         try:
