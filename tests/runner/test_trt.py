@@ -6,6 +6,7 @@ tests/runner/surfaces/<version>.json: what `dir()` of the real Python bindings l
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -287,3 +288,45 @@ def test_without_a_gpu_nothing_is_built(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_a_jetson_says_which_jetpack_it_has(text: str, expected: Any, tmp_path: Path) -> None:
     (tmp_path / "nv_tegra_release").write_text(text)
     assert probe.l4t(tmp_path / "nv_tegra_release") == expected
+
+
+@pytest.fixture(scope="module")
+def real() -> Any:
+    """The builder and parser of TensorRT-RTX, which share these calls and need no GPU where one is named."""
+    rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+
+    class Builder(rtx.Builder):
+        def create_builder_config(self) -> Any:
+            config = super().create_builder_config()
+            config.num_compute_capabilities = 1
+            config.set_compute_capability(rtx.ComputeCapability.SM86, 0)
+            return config
+
+    module = ModuleType("tensorrt")
+    module.__dict__.update({**rtx.__dict__, "Builder": Builder})
+    return module
+
+
+@pytest.mark.parametrize("form", ["fp32", "int8"])
+def test_a_real_builder_takes_these_calls(form: str, real: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    place = Path(__file__).parents[1] / "engines" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("engine_networks", place)
+    assert spec and spec.loader
+    networks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(networks)
+    monkeypatch.setattr(cuda, "begin", lambda: None)
+    (tmp_path / "m.onnx").write_bytes(networks.network(form).SerializeToString())
+    told: list[float] = []
+    engine = {"name": "e", "batch": {"min": 1, "opt": 2, "max": 4}, "workspace_mb": 256, "sparse": True}
+    made = trt.build(real, tmp_path / "m.onnx", tmp_path / "e.trt", engine, tmp_path / "cache", told.append)
+    kinds = [layer["op"] for layer in made["layers"]]
+    assert kinds.count("CONVOLUTION") == 2 and ("QUANTIZE" in kinds) == (form == "int8")
+    assert (tmp_path / "e.trt").stat().st_size > 1000 and told and told == sorted(told) and 0 < told[-1] <= 1
+
+
+@pytest.mark.parametrize(("content", "told"), [(b"no network", "cannot read it: .*Failed to parse the ONNX model"), (b"", "found 0 inputs and 0 outputs")])
+def test_a_real_parser_says_why(content: bytes, told: str, real: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cuda, "begin", lambda: None)
+    (tmp_path / "m.onnx").write_bytes(content)
+    with pytest.raises(Failed, match=told):
+        trt.build(real, tmp_path / "m.onnx", tmp_path / "e.trt", {"name": "e"}, tmp_path / "cache", lambda share: None)

@@ -114,11 +114,16 @@ def _parsed(trt: Any, network: Any, log: Any, onnx: Path, name: str) -> None:
                      "zero_point that is not 0; ship an engine of runtime tensorrt or tensorrt_rtx")
     if not read:
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
-        words = dict.fromkeys(f"{e.desc()} at {e.node_operator()} (node '{e.node_name()}')" for e in errors)
+        words = dict.fromkeys(map(_say, errors))
         raise Failed(f"{name}: tensorrt {trt.__version__} cannot read it: {plain('; '.join(words))[:600]}")
     if network.num_inputs != 1 or network.num_outputs != 1:
         raise Failed(f"{name}: found {network.num_inputs} inputs and {network.num_outputs} outputs, expected one input "
                      "(images) and one output (logits)")
+
+
+def _say(error: Any) -> str:
+    place = f" at {error.node_operator()} (node '{error.node_name()}')" if error.node_operator() else ""
+    return f"{error.desc()}{place}"
 
 
 def _allow_batches(builder: Any, network: Any, config: Any, engine: Mapping[str, Any]) -> None:
