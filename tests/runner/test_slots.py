@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from color_bundle import BEST, NAME, TARGET, color_bundle, pictures, trusting, unpacked
 
-from toolchain.runner import commands
+from toolchain.runner import commands, slots
 from toolchain.runner.place import Place
 from toolchain.runner.trust import key_text
 
@@ -154,6 +154,24 @@ def test_an_engine_for_another_processor_is_made_anew_from_the_portable_file(dev
     assert (code, answer["takes"], answer["engine"]) == (0, "portable", NAME) and answer["golden"]["held"]
     record = json.loads((device / "current/built/engine.json").read_text())
     assert record["target"] == TARGET and record["engine"] == "engine.onnx"
+
+
+ORIN = {"machine": "aarch64", "sm": 87, "runtimes": {"tensorrt": "10.3.0"}}
+PI = {"machine": "aarch64", "sm": None, "runtimes": {"onnxruntime": "1.20.1"}}
+BATCH = {"min": 1, "opt": 8, "max": 16}
+
+
+@pytest.mark.parametrize(("runtime", "target", "here", "name", "batch"), [
+    ("tensorrt_rtx", "sm86", ORIN, "int8.tensorrt.local_gpu", BATCH), ("tensorrt", "local_gpu", ORIN, "int8.tensorrt.local_gpu", BATCH),
+    ("onnxruntime", "cpu_x86", ORIN, "int8.tensorrt.local_gpu", BATCH), ("onnxruntime", "cpu_x86", PI, "int8.onnxruntime.cpu_arm", None),
+    ("tensorrt", "local_gpu", PI, "int8.onnxruntime.cpu_arm", None), ("openvino", "cpu_x86", PI, "int8.onnxruntime.cpu_arm", None),
+    ("onnxruntime", "cuda", {**ORIN, "runtimes": {"onnxruntime": "1.20.1"}}, "int8.onnxruntime.cuda", None),
+    ("tensorrt", "local_gpu", {"machine": "x86_64", "sm": None, "runtimes": {"onnxruntime": "1.20.1", "tensorrt": "10.3.0"}}, "int8.onnxruntime.cpu_x86", None),
+])
+def test_a_device_makes_the_engine_that_it_can_run(runtime: str, target: str, here: dict, name: str, batch: dict | None) -> None:
+    engine = {"precision": "int8", "compute": "int8", "runtime": runtime, "target": target, "profile": BATCH}
+    found = slots._own({"engine": engine}, here)
+    assert (found["name"], found["batch"]) == (name, batch)
 
 
 def test_without_golden_answers_the_engine_is_opened_and_run(device: Path, tmp_path: Path, capsys) -> None:

@@ -200,8 +200,11 @@ def _unpacked(place: Place, bundle: Bundle, takes: str, folder: Path) -> dict[st
 def _own(manifest: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
     """What engine this device makes of the portable file: of the same runtime where it has that."""
     engine = manifest["engine"]
-    kind = engine["runtime"] if engine["runtime"] in here["runtimes"] else \
-        "tensorrt" if here["sm"] and "tensorrt" in here["runtimes"] else "onnxruntime"
+    usable = [name for name in ("tensorrt", "onnxruntime")
+              if name in here["runtimes"] and (here["sm"] or name != "tensorrt")]
+    if not usable:
+        raise Refused(f"{engine['name']} is not for this device: it has no GPU for its tensorrt, and no onnxruntime")
+    kind = engine["runtime"] if engine["runtime"] in usable else usable[0]
     cpu = next((target for target, names in MACHINES.items() if str(here["machine"]).lower() in names), "cpu_x86")
     target = "local_gpu" if kind == "tensorrt" else engine["target"] if engine["target"] == "cuda" else cpu
     return {"name": f"{engine['precision']}.{kind}.{target}", "precision": engine["precision"],
