@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "toolchain"
-JOINERS = {"cli", "commands", "commands_bench", "commands_check", "commands_ship", "build", "study", "steps", "__main__"}  # they may import every room
+JOINERS = {"cli", "commands", "commands_bench", "commands_check", "commands_devices", "commands_ship", "build", "study", "steps", "__main__"}  # they may import every room
 BASE = {"errors", "console", "files", "workdir", "recipe", "ranges"}  # every room may import them
 ALLOWED = {  # room -> further rooms it may import; whatever is not here imports the base alone
     "checkpoint": set(),
@@ -30,9 +30,10 @@ ALLOWED = {  # room -> further rooms it may import; whatever is not here imports
     "check": {"report", "measure"},
     "runner": set(),
     "ship": {"engines", "report", "runner"},
+    "devices": {"engines", "measure", "runner", "ship"},
 }
 NO_TORCH = ("recipe", "engines", "contract", "measure", "report", "check", "graph", "ranges", "workdir", "console", "errors", "doctor",
-            "runner", "ship")
+            "runner", "ship", "devices")
 
 
 def room(path: Path) -> str:
@@ -73,12 +74,20 @@ def test_help_and_validation_load_no_heavy_package() -> None:
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "runner").glob("*.py")), ids=lambda p: p.name)
-def test_what_runs_on_a_device_needs_nothing_but_python(path: Path) -> None:
+def test_what_runs_on_a_device_needs_python_and_numpy_alone(path: Path) -> None:
+    """Runtimes are imported by name where an engine is opened; Pillow, where there is one, to read images."""
+    there = sys.stdlib_module_names | {"numpy", "PIL"}
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            assert {alias.name.split(".")[0] for alias in node.names} <= sys.stdlib_module_names
+            assert {alias.name.split(".")[0] for alias in node.names} <= there
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 1 or (node.module or "").split(".")[0] in sys.stdlib_module_names
+            assert node.level == 1 or (node.module or "").split(".")[0] in there
+
+
+def test_verifying_a_bundle_needs_python_alone() -> None:
+    code = ("import sys; from toolchain.runner import bundle, commands, cuda, jobs, making, place, probe, slots;"
+            "print([m for m in ('numpy', 'onnxruntime', 'tensorrt', 'PIL', 'toolchain.errors') if m in sys.modules])")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
 def test_no_file_holds_more_than_one_idea() -> None:

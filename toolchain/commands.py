@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from toolchain.errors import EngineError, LimitsNotHeld, RecipeError, ToolchainError
@@ -30,33 +30,48 @@ def _imported(imports: Sequence[Path]) -> list[str]:
 
 def run_build(
     path: Path, overrides: Sequence[str] = (), imports: Sequence[Path] = (), data_root: Path | None = None,
-    out: Path | None = None, cache: Path | None = None, quiet: bool = False,
+    out: Path | None = None, cache: Path | None = None, quiet: bool = False, on: Sequence[str] = (),
+    devices: Path | None = None,
 ) -> int:
     """Build everything `path` asks for under `out` (default: build/<name>) and print the table.
 
-    Returns 0. After everything is written, raises EngineError when an engine could not be built, LimitsNotHeld when
-    one does not hold the recipe's limits.
+    on: names of devices in the file `devices` (None: the usual one) that the engines are built and measured on too.
+    Returns 0. After everything is written, raises EngineError when an engine could not be built, DeviceError when a
+    device failed, LimitsNotHeld when an engine does not hold the recipe's limits.
     """
     from toolchain.build import build
     from toolchain.console import log, set_quiet
+    from toolchain.devices.file import chosen, devices_file
 
     set_quiet(quiet or rank() != 0)
     recipe = open_recipe(path, overrides, imports)
+    asked = chosen(devices_file(devices), on) if on else {}
     work = WorkDir(out or Path("build") / recipe.name, cache)
     if rank() != 0:
         build(recipe, work, path.parent, data_roots(path, data_root), imports)
         return 0
     with locked(work.out):
         report = build(recipe, work, path.parent, data_roots(path, data_root), imports)
+        assert report is not None
+        there: Mapping[str, object] = {}
+        if asked:
+            from toolchain.steps.job import open_job
+            from toolchain.steps.on_devices import on_devices
+
+            job = open_job(recipe, work, path.parent, data_roots(path, data_root), imports)
+            report, there = on_devices(job, report, asked)
     from toolchain.report.limits import broken
     from toolchain.report.table import print_report
 
-    assert report is not None
     print_report(report)
     log(f"report: {work.out / 'report.html'}")
     if unbuilt := [f"{engine.name}: {engine.reason}" for engine in report.engines if not engine.built]:
         raise EngineError("not every engine could be built; the others are kept and reported:\n  "
                           + "\n  ".join(unbuilt))
+    if there:
+        from toolchain.devices.many import refuse_failed
+
+        refuse_failed(there)
     if failed := broken(report.limits):
         raise LimitsNotHeld("limits not held, everything built is kept:\n  " + "\n  ".join(failed))
     return 0

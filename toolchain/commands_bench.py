@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,46 +13,76 @@ from toolchain.files import write_text
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from toolchain.steps.benching import Entry
+
 PLAIN_WIDTH = 140  # columns where stdout is no terminal
 
 
 def run_bench(
     files: Sequence[str], runtimes: Sequence[str] = ("onnxruntime",), *, batch: int = 1, threads: int | None = None,
     warmup: int = 20, rounds: int = 20, runs: int = 20, attempts: int = 2, size: int = 224,
-    json_file: Path | None = None,
+    json_file: Path | None = None, on: str | None = None, devices: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Time `files` side by side, print the table, and return its rows: of `measure.bench.bench`, with path and SHA-256.
 
-    Raises RecipeError, EngineError, DigestMismatch, MissingPackage, WorkDirError.
+    on: a device of the file `devices` (None: the usual one) that times them; None: this machine does. Raises
+    RecipeError, EngineError, DigestMismatch, MissingPackage, WorkDirError, DeviceError.
     """
     from rich.console import Console
 
-    from toolchain.doctor import machine
-    from toolchain.engines.cpu import default_threads
-    from toolchain.measure.bench import Method, bench, refused_batch
-    from toolchain.measure.conditions import settings
-    from toolchain.steps.benching import find_entries, opened
+    from toolchain.steps.benching import find_entries
 
-    entries = find_entries(files, runtimes)
-    how = Method(threads or default_threads(), batch, warmup, rounds, runs, attempts, size)
-    with opened(entries, how.threads) as engines:
-        if why := refused_batch(engines, batch):
-            raise RecipeError(why)
-        rows = bench(engines, how)
+    how = {"batch": batch, "warmup": warmup, "rounds": rounds, "runs": runs, "attempts": attempts, "size": size}
+    entries = find_entries(files, runtimes if on is None else runtimes[:1], here=on is None)
+    found = _here(entries, how, threads) if on is None else _there(entries, how, threads, on, devices)
+    rows = found["rows"]
     for row, entry in zip(rows, entries, strict=True):
-        row |= {"path": entry.path.as_posix(), "runtime": entry.runtime, "sha256": entry.sha256}
+        row |= {"path": entry.path.as_posix(), "runtime": row.get("runtime", entry.runtime), "sha256": entry.sha256}
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
     console.print(_table(rows))
-    console.print(_told(rows, how.threads, batch, rounds, runs), soft_wrap=True)
+    console.print(_told(rows, found["threads"], batch, rounds, runs), soft_wrap=True)
     if json_file:
-        facts = {"schema_version": 1, "environment": machine(), "settings": settings(), "threads": how.threads,
-                 "batch": batch, "rounds": rounds, "runs_per_round": runs, "rows": rows}
+        facts = {"schema_version": 1, **found, "batch": batch, "rounds": rounds, "runs_per_round": runs, "rows": rows}
         try:
             write_text(json_file, json.dumps(facts, indent=1) + "\n")
         except OSError as error:
             raise WorkDirError(f"{json_file}: cannot be written ({error.strerror}); choose another --json") from None
     return rows
+
+
+def _here(entries: Sequence[Entry], how: Mapping[str, int], threads: int | None) -> dict[str, Any]:
+    from toolchain.doctor import machine
+    from toolchain.engines.cpu import default_threads
+    from toolchain.measure.bench import Method, bench, refused_batch
+    from toolchain.measure.conditions import settings
+    from toolchain.steps.benching import opened
+
+    method = Method(threads or default_threads(), **how)
+    with opened(entries, method.threads) as engines:
+        if why := refused_batch(engines, method.batch):
+            raise RecipeError(why)
+        rows = bench(engines, method)
+    return {"environment": machine(), "settings": settings(), "threads": method.threads, "rows": rows}
+
+
+def _there(
+    entries: Sequence[Entry], how: Mapping[str, int], threads: int | None, name: str, file: Path | None
+) -> dict[str, Any]:
+    from toolchain.devices.bench import Timed, bench
+    from toolchain.devices.file import chosen, devices_file
+    from toolchain.devices.many import one
+    from toolchain.engines.record import verify
+
+    def timed(entry: Entry) -> Timed:
+        if entry.path.is_file():
+            return Timed(entry.name, entry.path, entry.sha256)
+        record, engine = verify(entry.path)
+        return Timed(entry.name, engine, record.sha256, record)
+
+    device = chosen(devices_file(file), [name])[name]
+    files = [timed(entry) for entry in entries]
+    return {"device": name, **one(name, device, lambda link: bench(link, files, {**how, "seed": 0}, threads))}
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Table:

@@ -8,6 +8,7 @@ import sys
 from toolchain.cli import (  # noqa: F401 - each adds its commands to app, in this order
     building,
     checking,
+    devices,
     knowing,
     measuring,
     shipping,

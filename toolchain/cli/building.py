@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from toolchain.cli.devices import FileOption
 from toolchain.cli.options import CacheOption, ImportOption, OutOption, RecipeArgument, RootOption, SetOption, app
 
 
@@ -15,6 +16,9 @@ def build(
     recipe: RecipeArgument, out: OutOption = None, set_: SetOption = None, imports: ImportOption = None,
     data_root: RootOption = None, cache: CacheOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the final table.")] = False,
+    on: Annotated[list[str] | None, typer.Option(
+        "--on", metavar="DEVICE", help="Then build, judge and time them there too; may stand several times.")] = None,
+    devices: FileOption = None,
 ) -> None:
     """Build every engine of RECIPE and report its true accuracy, latency and storage.
 
@@ -23,7 +27,7 @@ def build(
     """
     from toolchain.commands import run_build
 
-    raise typer.Exit(run_build(recipe, set_ or [], imports or [], data_root, out, cache, quiet))
+    raise typer.Exit(run_build(recipe, set_ or [], imports or [], data_root, out, cache, quiet, on or [], devices))
 
 
 @app.command(rich_help_panel="Build")

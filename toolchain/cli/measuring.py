@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from toolchain.cli.devices import FileOption
 from toolchain.cli.options import app
 
 
@@ -14,8 +15,10 @@ from toolchain.cli.options import app
 def bench(
     files: Annotated[list[str], typer.Argument(
         metavar="FILE...", help="Build folder (all its engines), DIR:ENGINE, an engine's folder, or an .onnx file.")],
+    on: Annotated[str | None, typer.Option(
+        "--on", metavar="DEVICE", help="Time them there: a device of devices.yaml.")] = None,
     runtime: Annotated[str, typer.Option(
-        "--runtime", metavar="NAMES", help="What runs .onnx files: onnxruntime, openvino, or both with a comma.")
+        "--runtime", metavar="NAMES", help="What runs .onnx files here: onnxruntime, openvino, or both with a comma.")
     ] = "onnxruntime",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images of one run.")] = 1,
     threads: Annotated[int | None, typer.Option(
@@ -28,6 +31,7 @@ def bench(
     size: Annotated[int, typer.Option(
         "--image-size", min=1, help="Pixels of a side, where a file leaves them open.")] = 224,
     json_: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write every figure as JSON.")] = None,
+    devices: FileOption = None,
 ) -> None:
     """Time engines and ONNX files side by side, and say whether the times can be trusted.
 
@@ -41,8 +45,9 @@ def bench(
       toolchain bench build/vgg11_int8
       toolchain bench build/old:int8.onnxruntime.cpu_x86 build/new:int8.onnxruntime.cpu_x86
       toolchain bench model.onnx --runtime onnxruntime,openvino --batch 8
+      toolchain bench build/vgg11_int8 model.onnx --on orin
     """
     from toolchain.commands_bench import run_bench
 
     run_bench(files, runtime.split(","), batch=batch, threads=threads, warmup=warmup, rounds=rounds, runs=runs,
-              attempts=attempts, size=size, json_file=json_)
+              attempts=attempts, size=size, json_file=json_, on=on, devices=devices)

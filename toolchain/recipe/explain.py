@@ -11,14 +11,18 @@ from toolchain.errors import nearest
 from toolchain.recipe.schema import Recipe
 
 
-def explain(error: ValidationError, data: Any, origin: dict[tuple[Any, ...], str], file: str) -> str:
-    """One line per mistake in `data`. origin: "file:line" (or "--set …") of each key; file: for keys without one."""
+def explain(
+    error: ValidationError, data: Any, origin: dict[tuple[Any, ...], str], file: str, root: type[BaseModel] = Recipe
+) -> str:
+    """One line per mistake in `data`. origin: "file:line" (or "--set …") of each key; file: for keys without one.
+    root: the section that `data` is, or that each of its values is.
+    """
     messages = []
     for item in error.errors():
         where = _path(item["loc"], data, item["type"])
         place = next((origin[where[:n]] for n in range(len(where), 0, -1) if where[:n] in origin), file)
         name = ".".join(map(str, where)) or "recipe"
-        messages.append(f"{place}: {name}: {_sentence(dict(item), where)}")
+        messages.append(f"{place}: {name}: {_sentence(dict(item), where, root)}")
     return "\n".join(messages)
 
 
@@ -38,10 +42,10 @@ def _path(loc: tuple[Any, ...], data: Any, kind: str) -> tuple[Any, ...]:
     return tuple(path)
 
 
-def _sentence(item: dict[str, Any], where: tuple[Any, ...]) -> str:
+def _sentence(item: dict[str, Any], where: tuple[Any, ...], root: type[BaseModel]) -> str:
     kind, value, context = item["type"], item.get("input"), item.get("ctx", {})
     if kind == "extra_forbidden":
-        allowed = _fields(item["loc"][:-1])
+        allowed = _fields(item["loc"][:-1], root)
         return f"unknown key (value {_short(value)}); expected {', '.join(allowed)}{nearest(str(where[-1]), allowed)}"
     if kind == "missing":
         return "is required and missing"
@@ -80,9 +84,9 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def _fields(loc: tuple[Any, ...]) -> list[str]:
+def _fields(loc: tuple[Any, ...], root: type[BaseModel]) -> list[str]:
     """The keys allowed at `loc`, whose union members are named by their tag or discriminator."""
-    models: list[tuple[str | None, type[BaseModel]]] = [(None, Recipe)]
+    models: list[tuple[str | None, type[BaseModel]]] = [(None, root)]
     for key in loc:
         if isinstance(key, int):
             continue

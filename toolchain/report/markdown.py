@@ -5,7 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from toolchain.report import contract, pruned_choice, pruned_words, quantized_words, taught, training, validity, words
+from toolchain.report import (
+    contract,
+    devices,
+    pruned_choice,
+    pruned_words,
+    quantized_words,
+    taught,
+    training,
+    validity,
+    words,
+)
 from toolchain.report.fidelity import Fidelity
 from toolchain.report.limits import asks, broken, found_words, matrix
 from toolchain.report.pruned import Pruning
@@ -54,6 +64,13 @@ def _engine_row(engine: EngineResult) -> list[str]:
         words.milliseconds(latency.p95 if latency else None), words.milliseconds(latency.p99 if latency else None),
         _with(words.times(speedup.value if speedup else None), words.speedup_interval(speedup)), kept, *sizes,
     ]
+
+
+def _devices(report: Report) -> str:
+    if not report.devices:
+        return ""
+    lines = [[escape(device), code(engine), *map(escape, rest)] for device, engine, *rest in devices.rows(report)]
+    return f"## On devices\n{escape(devices.intro(report))}\n\n" + table(devices.TITLES, lines, left=2)
 
 
 def _throughput(report: Report) -> str:
@@ -232,7 +249,7 @@ def render_markdown(report: Report) -> str:
         escape(quantized_words.summary(report)), escape(pruned_words.summary(report)),
         escape(validity.told([*report.engines, *report.unpruned]) or ""),
         "## Engines\n" + table(ENGINE_TITLES, map(_engine_row, [*report.engines, *report.unpruned])),
-        _limits(report), _contract(report), _throughput(report),
+        _devices(report), _limits(report), _contract(report), _throughput(report),
         quantized_markdown(report, code, escape, table), _pruned(report),
         _taught(report), _training(report),
         "## How this was measured\n" + "\n".join(f"- {line}" for line in words.how_measured(report)),

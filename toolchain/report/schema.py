@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from toolchain.errors import ToolchainError
 from toolchain.report.contract import Contract
+from toolchain.report.devices import DeviceResult
 from toolchain.report.fidelity import Fidelity, Taught
 from toolchain.report.part import Bytes, Part, Percent, Positive, Speedup
 from toolchain.report.pruned import Pruning
@@ -240,6 +241,7 @@ class Report(Part):
     pruning: Pruning | None = Field(None, description="null: the recipe has no prune section")
     quantization: Quantization | None = Field(None, description="null: of an earlier version")
     unpruned: list[EngineResult] = Field([], description="FP32 engines of the network before pruning, as references")
+    devices: list[DeviceResult] = Field([], description="of `build --on`")
 
     def to_json(self) -> str:
         """report.json as text, indented by two, a newline at the end; the same report gives the same bytes."""

@@ -15,7 +15,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from toolchain.report import pruned_words, quantized_words, taught, validity, words
+from toolchain.report import devices, pruned_words, quantized_words, taught, validity, words
 from toolchain.report.limits import RULES, asks, found_words
 from toolchain.report.schema import EngineResult, LimitResult, Report
 
@@ -99,6 +99,16 @@ def engine_table(engines: Sequence[EngineResult], wide: bool, plain: bool) -> Ta
     return table
 
 
+def devices_table(report: Report) -> Table:
+    """One row for each engine on each device."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for title in devices.TITLES:
+        table.add_column(title, overflow="fold")
+    for row in devices.rows(report):
+        table.add_row(*row)
+    return table
+
+
 def limit_line(result: LimitResult) -> Text:
     """'✓ int8.onnxruntime.cpu_x86  speedup  6.62×, asked at least 3×'."""
     mark, style = MARKS[result.held]
@@ -127,6 +137,8 @@ def render_table(report: Report, width: int, plain: bool) -> RenderableType:
     if Console(width=1000).measure(table).maximum > width:
         table = engine_table(engines, wide=False, plain=plain)
     parts: list[RenderableType] = [Text(""), table, Text("")]
+    if report.devices:
+        parts += [Text("On devices", style="bold"), devices_table(report), Text(devices.intro(report)), Text("")]
     if report.limits:
         parts += [Text("Limits", style="bold"), *limit_lines(report.limits), Text("")]
     parts.append(Text(words.headline(report), style="bold"))

@@ -38,34 +38,36 @@ class Entry:
         return sha256_file(self.path) if self.path.is_file() else read_record(self.path).sha256
 
 
-def find_entries(words: Sequence[str], runtimes: Sequence[str] = ("onnxruntime",)) -> list[Entry]:
+def find_entries(
+    words: Sequence[str], runtimes: Sequence[str] = ("onnxruntime",), here: bool = True
+) -> list[Entry]:
     """What `words` name, in that order: DIR (every engine of a build that runs here), DIR:ENGINE, an engine's folder
-    or its file, or FILE.onnx, once for each of `runtimes`.
+    or its file, or FILE.onnx, once for each of `runtimes`. here: False: where an engine runs is judged later.
 
     Raises RecipeError for what is none of them, EngineError for an engine that cannot run here.
     """
-    found = [entry for word in words for entry in _entries(word, runtimes)]
+    found = [entry for word in words for entry in _entries(word, runtimes, here)]
     names = [entry.name for entry in found]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise RecipeError(f"{twice}: named twice; each file is timed once (an A/A check is part of every measurement)")
     return found
 
 
-def _entries(word: str, runtimes: Sequence[str]) -> list[Entry]:
+def _entries(word: str, runtimes: Sequence[str], here: bool) -> list[Entry]:
     folder, colon, engine = word.rpartition(":")
     path = Path(word)
     if colon and not path.exists() and (Path(folder) / ENGINES).is_dir():
-        return [_engine(Path(folder) / ENGINES, engine, word)]
+        return [_engine(Path(folder) / ENGINES, engine, word, here)]
     if path.is_file() and (path.parent / RECORD).is_file() and path.name != RECORD:
-        return [_runnable(path.parent, path.as_posix())]
+        return [_runnable(path.parent, path.as_posix(), here)]
     if path.is_file() and path.suffix.lower() == ".onnx":
         several = len(runtimes) > 1
         return [Entry(f"{path.as_posix()} ({runtime})" if several else path.as_posix(), path, runtime)
                 for runtime in runtimes]
     if (path / RECORD).is_file():
-        return [_runnable(path, path.as_posix())]
+        return [_runnable(path, path.as_posix(), here)]
     if (path / ENGINES).is_dir():
-        return _all_engines(path)
+        return _all_engines(path, here)
     if path.exists():
         raise RecipeError(f"{path}: neither an engine nor an .onnx file; name a build's folder (DIR or DIR:ENGINE), an "
                           f"engine's folder with its {RECORD}, or an .onnx file")
@@ -74,26 +76,26 @@ def _entries(word: str, runtimes: Sequence[str]) -> list[Entry]:
                       "an engine's folder, or an .onnx file")
 
 
-def _engine(engines: Path, name: str, word: str) -> Entry:
+def _engine(engines: Path, name: str, word: str, here: bool) -> Entry:
     folder = engines / name
     if not (folder / RECORD).is_file():
         names = sorted(p.name for p in engines.iterdir())
         raise RecipeError(f"{word}: no such engine{nearest(name, names)}; expected {', '.join(names)}")
-    return _runnable(folder, word)
+    return _runnable(folder, word, here)
 
 
-def _runnable(folder: Path, name: str) -> Entry:
+def _runnable(folder: Path, name: str, here: bool) -> Entry:
     record = read_record(folder)
-    if reason := backend(record.runtime).not_runnable(record):
+    if here and (reason := backend(record.runtime).not_runnable(record)):
         raise EngineError(f"{name}: cannot run here: {reason}")
     return Entry(name, folder, record.runtime)
 
 
-def _all_engines(build: Path) -> list[Entry]:
+def _all_engines(build: Path, here: bool) -> list[Entry]:
     found, reasons = [], []
     for folder in sorted((build / ENGINES).iterdir()):
         try:
-            found.append(_runnable(folder, f"{build.as_posix()}:{folder.name}"))
+            found.append(_runnable(folder, f"{build.as_posix()}:{folder.name}", here))
         except EngineError as error:
             reasons.append(str(error))
     for reason in reasons:

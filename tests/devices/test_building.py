@@ -1,0 +1,86 @@
+"""`build --on`: engines built, proven, judged and timed on devices, brought back and reported."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from ssh_line import Line, cut_after, waiting
+
+from toolchain.cli import main
+from toolchain.devices.file import Device
+from toolchain.files import sha256_file
+
+RECIPE = """\
+name: tiny
+data: {source: digits}
+model: {arch: vgg11_bn, form: cifar, width: 0.125}
+train: {epochs: 1}
+quantize: {method: ptq, calibrator: max, calibration: {images: 32}}
+measure: {warmup: 1, rounds: 3, runs_per_round: 3, throughput_batches: [1], attempts: 1}
+engines:
+  - {runtime: onnxruntime, precision: fp32}
+  - {runtime: onnxruntime, precision: int8}
+"""
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Finished stages of the recipe, shared by the builds below."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def built(folder: Path, cache: Path, *on: str, **devices: Device) -> int:
+    """The exit code of `toolchain build`, in `folder`/run."""
+    (folder / "tiny.yaml").write_text(RECIPE)
+    (folder / "devices.yaml").write_text(yaml.safe_dump({name: one.model_dump(exclude_none=True) for name, one in devices.items()}))
+    words = ["build", folder / "tiny.yaml", "--out", folder / "run", "--cache", cache, "--devices", folder / "devices.yaml", "-q"]
+    with pytest.raises(SystemExit) as stop:
+        main([*map(str, words), *(word for name in on for word in ("--on", name))])
+    return int(stop.value.code or 0)
+
+
+def test_engines_are_built_judged_and_timed_there_although_the_line_is_cut(
+    line: Line, device: Device, second: Callable[[], tuple[Line, Device]], tmp_path: Path, cache: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    slow, mark = waiting(device, tmp_path, "build")
+    cut_after(mark, line)
+    dead, gone = second()
+    dead.whole = False
+    assert built(tmp_path, cache, "orin", "gone", orin=slow, gone=gone) == 14
+    told = capsys.readouterr()
+    assert "1 of 2 devices failed" in told.err and "gone: " in told.err and "On devices" in told.out
+    assert line.connections == 2
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    orin, lost = report["devices"]
+    assert lost["name"] == "gone" and lost["reason"] and lost["engines"] == []
+    here = {engine["name"]: engine for engine in report["engines"]}
+    assert [engine["name"] for engine in orin["engines"]] == list(here)
+    for engine in orin["engines"]:
+        folder = tmp_path / "run" / "devices" / "orin" / "engines" / engine["name"]
+        record = json.loads((folder / "engine.json").read_text())
+        assert sha256_file(folder / record["engine"]) == engine["sha256"] == record["sha256"]
+        assert engine["built"] and engine["golden_held"] and engine["latency_ms"]["n"] == 9
+        assert engine["top1_percent"] == pytest.approx(here[engine["name"]]["top1_percent"], abs=0.5)
+    with np.load(tmp_path / "run" / "predictions.npz") as mine, np.load(tmp_path / "run" / "devices" / "orin" / "predictions.npz") as theirs:
+        assert (mine["keys"] == theirs["keys"]).all() and (mine["labels"] == theirs["labels"]).all()
+        fp32 = next(name for name in here if name.startswith("fp32"))
+        assert (mine[fp32][:, 0] == theirs[fp32][:, 0]).mean() > 0.99
+    assert "## On devices" in (tmp_path / "run" / "report.md").read_text()
+    assert "<h2>On devices</h2>" in (tmp_path / "run" / "report.html").read_text()
+    sent = line.sent
+    assert built(tmp_path, cache, "orin", orin=slow) == 0
+    assert line.sent - sent < 1 << 20  # images and networks are there
+
+
+def test_a_device_without_a_runtime_for_any_engine_is_told(device: Device, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert built(tmp_path, cache, "orni", orin=device) == 2
+    assert "did you mean 'orin'" in capsys.readouterr().err
+    bare = tmp_path / "bare"
+    bare.write_text('#!/bin/sh\nexit 127\n')
+    bare.chmod(0o755)
+    assert built(tmp_path, cache, "orin", orin=device.model_copy(update={"python": str(bare)})) == 14
+    assert "orin: there is no program" in capsys.readouterr().err

@@ -1,0 +1,114 @@
+"""devices.yaml: read, written, and its mistakes told with file and line."""
+
+from pathlib import Path
+
+import pytest
+
+from toolchain.cli import main
+from toolchain.devices.file import Device, add, chosen, devices_file, load_devices, parsed, remove
+from toolchain.errors import RecipeError
+
+TEXT = """# the bench in the corner
+orin:
+  host: 192.168.55.1   # by USB
+  user: nvidia
+xavier: {host: xavier.local, port: 2222, folder: /data/ours, python: /usr/bin/python3.10}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "devices.yaml"
+    path.write_text(TEXT)
+    return path
+
+
+def refusal(path: Path, text: str) -> str:
+    path.write_text(text)
+    with pytest.raises(RecipeError) as told:
+        load_devices(path)
+    return str(told.value)
+
+
+def test_devices_are_read_with_their_defaults(file: Path) -> None:
+    known = load_devices(file)
+    assert known["orin"] == Device(host="192.168.55.1", user="nvidia", folder="~/.toolchain", python="python3")
+    assert [device.address for device in known.values()] == ["ssh://nvidia@192.168.55.1", "ssh://xavier.local:2222"]
+
+
+def test_a_device_is_added_and_removed_and_the_rest_stays_as_it_is(file: Path) -> None:
+    add(file, "nano", {**parsed("ssh://me@10.0.0.7:22022"), "python": "python3.12", "runtime": None})
+    assert file.read_text().startswith(TEXT[:60]) and "# by USB" in file.read_text()
+    assert load_devices(file)["nano"] == Device(host="10.0.0.7", port=22022, user="me", python="python3.12")
+    remove(file, "xavier")
+    assert list(load_devices(file)) == ["orin", "nano"]
+    with pytest.raises(RecipeError, match="has a device 'orin' already"):
+        add(file, "orin", parsed("ssh://me@elsewhere"))
+
+
+@pytest.mark.parametrize("address, found", [
+    ("ssh://nvidia@orin", {"host": "orin", "user": "nvidia"}),
+    ("orin", {"host": "orin"}),
+    ("ssh://orin:2222/", {"host": "orin", "port": 2222}),
+    ("ssh://a.b@[fe80::1%eth0]:22", {"host": "fe80::1%eth0", "port": 22, "user": "a.b"}),
+    ("me@Orin", {"host": "Orin", "user": "me"}),  # as ~/.ssh/config writes it
+])
+def test_an_address_is_taken_apart(address: str, found: dict[str, str | int]) -> None:
+    assert parsed(address) == found
+
+
+@pytest.mark.parametrize("address", ["", "http://orin", "ssh://", "ssh://me@", "ssh://me@ho st", "ssh://a:b:c", "ssh://orin/folder"])
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(RecipeError, match="expected ssh://user@host|password"):
+        parsed(address)
+
+
+def test_a_password_in_an_address_is_refused_and_not_repeated() -> None:
+    with pytest.raises(RecipeError) as told:
+        parsed("ssh://me:hunter2@orin")
+    assert "password" in str(told.value) and "hunter2" not in str(told.value)
+
+
+def test_mistakes_are_told_with_file_line_and_nearest_spelling(tmp_path: Path) -> None:
+    path = tmp_path / "devices.yaml"
+    assert refusal(path, "orin:\n  hsot: a\n  host: b\n") == (
+        f"{path}:2: orin.hsot: unknown key (value 'a'); expected folder, host, key_file, port, python, runtime, user, did you mean 'host'?")
+    assert f"{path}:1: orin.host: is required and missing" in refusal(path, "orin:\n  user: a\n")
+    assert f"{path}:2: orin.host: found '-oProxyCommand=x', expected the name" in refusal(path, "orin:\n  host: -oProxyCommand=x\n")
+    assert "orin.port: found 0" in refusal(path, "orin: {host: a, port: 0}\n")
+    assert "orin.folder: found 'x/../y', expected a folder of its own" in refusal(path, "orin: {host: a, folder: x/../y}\n")
+    assert "orin.runtime: found 'tensort', expected onnxruntime or tensorrt, did you mean 'tensorrt'?" in refusal(
+        path, "orin: {host: a, runtime: tensort}\n")
+    assert f"{path}:1: found the name 'a b'" in refusal(path, "a b: {host: a}\n")
+    assert "found 'me@host', expected a mapping" in refusal(path, "orin: me@host\n")
+    assert "the key stands twice" in refusal(path, "orin: {host: a}\norin: {host: b}\n")
+
+
+def test_an_unknown_device_is_named_with_the_nearest(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="has no device 'orni', did you mean 'orin'"):
+        chosen(file, ["orni"])
+    with pytest.raises(RecipeError, match="add it: toolchain device add orin"):
+        chosen(tmp_path / "none.yaml", ["orin"])
+
+
+def test_the_file_of_the_folder_comes_before_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert devices_file() == tmp_path / "home" / ".config" / "toolchain" / "devices.yaml"
+    (tmp_path / "devices.yaml").write_text(TEXT)
+    assert devices_file() == Path("devices.yaml") and devices_file(Path("other")) == Path("other")
+
+
+def test_devices_are_added_listed_and_removed_by_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for words in (["add", "orin", "ssh://nvidia@orin:2222", "--folder", "/data/ours"], ["list"], ["remove", "orin"], ["list"]):
+        with pytest.raises(SystemExit) as stop:
+            main(["device", *words])
+        assert stop.value.code == 0
+    added, listed, removed, empty = capsys.readouterr().out.strip().splitlines()
+    assert added.endswith("orin is ssh://nvidia@orin:2222; see what it has: toolchain device probe orin")
+    assert listed.split() == ["orin", "ssh://nvidia@orin:2222", "folder:", "/data/ours"]
+    assert "orin is removed" in removed and "no devices; add one" in empty

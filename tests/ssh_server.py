@@ -1,0 +1,39 @@
+"""asyncssh's own server as a program: `python ssh_server.py PORT HOST_KEY AUTHORIZED_KEYS`. It runs any command, by the
+shell, and lets files be read and written, as the user who started it; what it runs outlives a cut line, as with sshd.
+"""
+
+import asyncio
+import contextlib
+import sys
+
+import asyncssh
+
+
+async def pump(source: asyncio.StreamReader, target: asyncssh.SSHWriter) -> None:
+    while block := await source.read(1 << 14):
+        with contextlib.suppress(OSError):  # nobody listens any more
+            target.write(block)
+
+
+async def handle(process: asyncssh.SSHServerProcess) -> None:
+    child = await asyncio.create_subprocess_shell(
+        process.command or "true", stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE, start_new_session=True)
+    assert child.stdout and child.stderr
+    await asyncio.gather(pump(child.stdout, process.stdout), pump(child.stderr, process.stderr))
+    code = await child.wait()
+    if code < 0:
+        process.exit_with_signal("KILL")
+    else:
+        process.exit(code)
+
+
+async def main(port: int, host_key: str, authorized: str) -> None:
+    await asyncssh.listen("127.0.0.1", port, server_host_keys=[host_key], authorized_client_keys=authorized,
+                          process_factory=handle, sftp_factory=True, encoding=None)
+    print("listening", flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1]), sys.argv[2], sys.argv[3]))

@@ -1,0 +1,106 @@
+"""The commands about devices: who they are, and what is put on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolchain.cli.options import app
+from toolchain.cli.shipping import KeysOption
+
+device = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Add, list, probe and remove devices.")
+app.add_typer(device, name="device", rich_help_panel="Ship")
+
+FileOption = Annotated[Path | None, typer.Option(
+    "--devices", envvar="TOOLCHAIN_DEVICES", metavar="FILE",
+    help="Where devices are listed  \\[default: devices.yaml here, else ~/.config/toolchain/devices.yaml]")]
+NamesArgument = Annotated[list[str], typer.Argument(metavar="DEVICE...", help="Names of devices, as in devices.yaml")]
+
+
+@device.command("add")
+def device_add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it, such as orin")],
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="ssh://user@host or ssh://user@host:port")],
+    folder: Annotated[str | None, typer.Option(
+        "--folder", help="Where everything of ours lies there  \\[default: ~/.toolchain]")] = None,
+    python: Annotated[str | None, typer.Option(
+        "--python", metavar="PROGRAM", help="Its python3, with numpy and a runtime  \\[default: python3]")] = None,
+    runtime: Annotated[str | None, typer.Option(
+        "--runtime", metavar="NAME", help="What runs .onnx files there: onnxruntime or tensorrt  \\[default: TensorRT "
+        "where it is]")] = None,
+    key_file: Annotated[str | None, typer.Option(
+        "--key-file", metavar="FILE", help="Private key to enter with  \\[default: those of ~/.ssh]")] = None,
+    file: FileOption = None,
+) -> None:
+    """Write a device into devices.yaml. It is entered with SSH keys alone, and only if its host key is known.
+
+    \b
+      toolchain device add orin ssh://nvidia@192.168.55.1
+      toolchain device probe orin
+    """
+    from toolchain.commands_devices import run_add
+
+    run_add(file, name, address, {"folder": folder, "python": python, "runtime": runtime, "key_file": key_file})
+
+
+@device.command("list")
+def device_list(file: FileOption = None) -> None:
+    """Show the devices that are known here. None is asked anything."""
+    from toolchain.commands_devices import run_list
+
+    run_list(file)
+
+
+@device.command("probe")
+def device_probe(
+    names: NamesArgument, file: FileOption = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print every fact as JSON.")] = False,
+) -> None:
+    """Ask devices what they have: processor, GPU, runtimes, power mode, free disk, and what is deployed there."""
+    from toolchain.commands_devices import run_probe
+
+    run_probe(file, names, json_)
+
+
+@device.command("remove")
+def device_remove(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a device, as in devices.yaml")],
+    file: FileOption = None,
+) -> None:
+    """Take a device out of devices.yaml. What lies on the device stays there."""
+    from toolchain.commands_devices import run_remove
+
+    run_remove(file, name)
+
+
+@app.command(rich_help_panel="Ship")
+def deploy(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `toolchain ship` wrote.")],
+    names: NamesArgument,
+    slot: Annotated[str | None, typer.Option(
+        "--slot", metavar="A|B", help="Where to put it  \\[default: the slot that is not in use]")] = None,
+    key_folder: KeysOption = None, file: FileOption = None,
+) -> None:
+    """Put a bundle into use on devices, all at once; each goes on as it was where anything does not hold.
+
+    The bundle is verified here and there, unpacked into the slot that is not in
+    use, and used from the moment on when it gave its golden answers; the old
+    one stays for `toolchain rollback`. A cut connection is resumed. Where a
+    device fails the others go on, and the exit code is 14.
+
+    \b
+      toolchain deploy build/vgg11_int8/vgg11_int8.int8.tensorrt.sm87.bundle orin
+    """
+    from toolchain.commands_devices import run_deploy
+
+    run_deploy(file, bundle, names, slot, key_folder)
+
+
+@app.command(rich_help_panel="Ship")
+def rollback(names: NamesArgument, file: FileOption = None) -> None:
+    """Use what was deployed before on devices, once it has given its golden answers again."""
+    from toolchain.commands_devices import run_rollback
+
+    run_rollback(file, names)

@@ -1,0 +1,141 @@
+"""What the commands about devices do, callable from Python with the same arguments."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from toolchain.devices.file import add, chosen, devices_file, load_devices, parsed, remove
+from toolchain.errors import BundleRefused, RecipeError, ToolchainError
+
+PLAIN_WIDTH = 140  # columns where stdout is no terminal
+SLOTS = ("A", "B")
+
+
+def run_add(file: Path | None, name: str, address: str, settings: Mapping[str, str | None]) -> None:
+    """Write the device at ssh://user@host:port into devices.yaml. Raises RecipeError, WorkDirError."""
+    path = devices_file(file)
+    device = add(path, name, {**parsed(address), **settings})
+    print(f"{path}: {name} is {device.address}; see what it has: toolchain device probe {name}")
+
+
+def run_list(file: Path | None) -> None:
+    """Print the devices, one a line. Raises RecipeError."""
+    path = devices_file(file)
+    known = load_devices(path)
+    for name, device in known.items():
+        more = ", ".join(f"{field}: {value}" for field, value in device.model_dump(exclude_defaults=True).items()
+                         if field not in ("host", "port", "user"))
+        print(f"{name:<20} {device.address:<40} {more}".rstrip())
+    if not known:
+        print(f"{path}: no devices; add one: toolchain device add NAME ssh://user@host")
+
+
+def run_remove(file: Path | None, name: str) -> None:
+    """Take a device out of devices.yaml. Raises RecipeError, WorkDirError."""
+    path = devices_file(file)
+    remove(path, name)
+    print(f"{path}: {name} is removed; what lies on the device stays there")
+
+
+def run_probe(file: Path | None, names: Sequence[str], as_json: bool = False) -> None:
+    """Print what devices have. Raises RecipeError, DeviceError (after the others were printed)."""
+    from toolchain.devices.deploy import probe
+    from toolchain.devices.many import each, refuse_failed
+
+    found = each(chosen(devices_file(file), names), probe)
+    told = {name: facts for name, facts in found.items() if not isinstance(facts, ToolchainError)}
+    if as_json:
+        print(json.dumps(told, indent=1, sort_keys=True))
+    else:
+        print("\n\n".join(f"{name}\n{_facts(facts)}" for name, facts in told.items()))
+    refuse_failed(found)
+
+
+def run_deploy(
+    file: Path | None, path: Path, names: Sequence[str], slot: str | None = None, keys: Path | None = None
+) -> None:
+    """Put the bundle in `path` into use on devices, and print a row for each. slot: "A" or "B"; None: the unused one.
+
+    Raises BundleRefused (it does not hold here), RecipeError, DeviceError (some device failed; the others are done).
+    """
+    from toolchain.commands_ship import KEYS
+    from toolchain.devices.deploy import deploy
+    from toolchain.devices.many import each, refuse_failed
+    from toolchain.runner.bundle import open_bundle
+    from toolchain.runner.trust import Refused
+    from toolchain.ship.keys import believed
+
+    if slot is not None and slot.upper() not in SLOTS:
+        raise RecipeError(f"found --slot {slot}, expected A or B")
+    devices = chosen(devices_file(file), names)
+    try:
+        bundle = open_bundle(path, believed((keys or KEYS).expanduser()))
+    except Refused as told:
+        raise BundleRefused(str(told)) from None
+    found = each(devices, lambda link: deploy(link, bundle, slot and slot.upper()))
+    rows = {name: [one["slot"], one["before"] or "none", f"{one['bundle']}: {one['engine']}", _golden(one["golden"]),
+                   "was in use already" if one.get("cached") else "in use"]
+            for name, one in found.items() if not isinstance(one, ToolchainError)}
+    _print(found, ("slot", "before", "bundle", "golden inputs", ""), rows)
+    refuse_failed(found)
+
+
+def run_rollback(file: Path | None, names: Sequence[str]) -> None:
+    """Use what was deployed before on devices, and print a row for each. Raises RecipeError, DeviceError."""
+    from toolchain.devices.deploy import rollback
+    from toolchain.devices.many import each, refuse_failed
+
+    found = each(chosen(devices_file(file), names), rollback)
+    rows = {name: [one["slot"], one["before"] or "none", f"{one['bundle']}: {one['engine']}", _golden(one["golden"]),
+                   "in use again"]
+            for name, one in found.items() if not isinstance(one, ToolchainError)}
+    _print(found, ("slot", "before", "bundle", "golden inputs", ""), rows)
+    refuse_failed(found)
+
+
+def _print(found: Mapping[str, Any], titles: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
+    """A row for each device; of one that failed only that."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for title in ("device", *titles):
+        table.add_column(title, overflow="fold")
+    for name in found:
+        table.add_row(name, *rows.get(name, ["-"] * (len(titles) - 1) + ["failed"]))
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
+    console.print(table)
+
+
+def _golden(told: Mapping[str, Any]) -> str:
+    if not told.get("images"):
+        return "none; opened and run"
+    return f"{told['images']} answered alike, {told['distance']:.1e} off"
+
+
+def _facts(facts: Mapping[str, Any]) -> str:
+    """What a person asks of a device, a line each."""
+    gpu, deployed = facts["gpu"], facts["deployed"]
+    runtimes = ", ".join(f"{name} {version}" for name, version in facts["runtimes"].items())
+    broken = "".join(f"; {name} does not load: {why}" for name, why in facts["broken"].items())
+    slots = {slot: told for slot, told in deployed["slots"].items() if told}
+    lines = {
+        "machine": f"{facts['machine']}, {facts['cpu']}, {facts['cores']} cores, {_gb(facts['memory_bytes'])} memory",
+        "GPU": f"{gpu['name']}, SM{gpu['sm']}, {_gb(gpu['memory_bytes'])}" if gpu else None,
+        "JetPack": facts["jetpack"] and f"{facts['jetpack']} (L4T {facts['l4t']})",
+        "python": f"{facts['python']}, " + (f"numpy {facts['numpy']}" if facts["numpy"] else "no numpy"),
+        "runtimes": (runtimes or "none") + broken,
+        "power": ", ".join(filter(None, [facts["power_mode"], facts["governor"]])) or None,
+        "folder": f"{facts['folder']}, {_gb(facts['free_bytes'])} free",
+        "deployed": "; ".join(f"{slot}{' (in use)' if slot == deployed['current'] else ''}: {told['bundle']}, "
+                              f"{told['engine']}" for slot, told in slots.items()) or "nothing",
+    }
+    return "\n".join(f"  {title:<9} {text}" for title, text in lines.items() if text)
+
+
+def _gb(count: int | None) -> str:
+    return "?" if count is None else f"{count / 1e9:.1f} GB"

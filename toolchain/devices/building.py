@@ -1,0 +1,145 @@
+"""Engines built on a device from ONNX files, proven by golden inputs, judged on the test set and timed there."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolchain.devices.remote import ask, job, needs, ready, send, with_id
+from toolchain.devices.transport import Link
+from toolchain.engines.record import EngineRecord
+from toolchain.errors import DeviceError, EngineError
+from toolchain.files import sha256_file
+from toolchain.measure.latency import speedup, summary
+from toolchain.runner.contents import fitting
+from toolchain.runner.trust import Refused
+
+TENSORRT = ("tensorrt", "tensorrt_rtx")  # whose ONNX files the device's TensorRT builds its own engine from
+
+
+@dataclass(frozen=True)
+class Portable:
+    """An engine that a device makes its own of. onnx: the file it was built from. logits: its golden ones, and how far
+    a device may be away; None: it has none.
+    """
+
+    record: EngineRecord
+    onnx: Path
+    logits: Path | None = None
+    tolerance: float = 0.0
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What engines are judged on. images: .npz files of uint8 images and labels. golden: .npy of uint8 images."""
+
+    images: Sequence[Path]
+    preprocess: Mapping[str, Any]
+    golden: Path
+    how: Mapping[str, int]
+    threads: int | None
+
+
+async def build(link: Link, asked: Sequence[Portable], on: Judged, folder: Path) -> dict[str, Any]:
+    """What report.DeviceResult says of the device. Engines, engine.json, predictions.npz and latency.npz are left in
+    `folder`. Raises EngineError (none is for this device), DeviceError.
+
+    The same command goes on after a cut, and answers at once what is finished there.
+    """
+    facts = await ready(link)
+    needs(facts, link)
+    own, left_out = _own(asked, facts)
+    if not own:
+        raise EngineError(f"{link.name}: no engine of this build is for it: "
+                          + "; ".join(f"{name}: {why}" for name, why in left_out.items()))
+    golden = {name: {"logits": sha256_file(one.logits), "tolerance": one.tolerance}
+              for name, (one, _) in own.items() if one.logits}
+    content: dict[str, Any] = {
+        "engines": [engine for _, engine in own.values()], "threads": on.threads, "preprocess": dict(on.preprocess),
+        "images": [sha256_file(path) for path in on.images], "bench": dict(on.how)}
+    if golden:
+        content["golden"] = {"images": sha256_file(on.golden), "engines": golden}
+    content = with_id(content)
+    files = [*(one.onnx for one, _ in own.values()), *on.images,
+             *([on.golden, *(one.logits for one, _ in own.values() if one.logits)] if golden else [])]
+    await send(link, {sha256_file(path): path for path in files})
+    built = (await job(link, "build", content))["engines"]
+    replayed = (await job(link, "golden", content))["engines"] if golden else {}
+    judged = await job(link, "accuracy", content)
+    timed = await job(link, "bench", content)
+    folder.mkdir(parents=True, exist_ok=True)
+    for answer in (judged, timed):
+        await link.fetch(posixpath.join(link.folder, answer["file"]), folder / posixpath.basename(answer["file"]))
+    with np.load(folder / "latency.npz", allow_pickle=False) as stored:
+        samples = {name: np.asarray(stored[name], np.float64) for name in timed["engines"]}
+    engines = []
+    for name, told in built.items():
+        if "error" in told:
+            engines.append({"name": name, "built": False, "reason": told["error"]})
+            continue
+        await _bring(link, told, folder / "engines" / name)
+        engines.append({
+            "name": name, "built": True, **{field: told[field] for field in ("sha256", "engine_bytes",
+                                                                             "runtime_version")},
+            "golden_held": replayed[name]["held"] if name in replayed else None,
+            "golden_distance": replayed[name]["distance"] if name in replayed else None,
+            "top1_percent": judged["engines"][name]["top1_percent"], "latency_ms": summary(samples[name]),
+            "validity": timed["engines"][name]["validity"], "speedup_vs_fp32": _speedup(name, samples, on.how["seed"])})
+    await ask(link, "drop", content["id"])
+    machine = (facts["gpu"] or {}).get("name") or facts["cpu"]
+    return {"name": link.name, "machine": machine, "batch": timed["batch"], "threads": timed["threads"],
+            "engines": engines, "left_out": left_out}
+
+
+def _own(asked: Sequence[Portable], facts: Mapping[str, Any]
+         ) -> tuple[dict[str, tuple[Portable, dict[str, Any]]], dict[str, str]]:
+    """The engines that the device builds, by the names they have there, as a job describes them; and why not others."""
+    found: dict[str, tuple[Portable, dict[str, Any]]] = {}
+    left_out: dict[str, str] = {}
+    for one in asked:
+        record = one.record
+        runtime, target = record.runtime, record.target
+        if runtime in TENSORRT and "tensorrt" in facts["runtimes"] and facts["sm"]:
+            runtime, target = "tensorrt", "local_gpu"
+        elif why := _hindrance(record, facts):
+            left_out[record.name] = why
+            continue
+        name = f"{record.precision}.{runtime}.{target}"
+        if name in found:
+            left_out[record.name] = f"{name} is built there already"
+            continue
+        found[name] = one, {
+            "name": name, "precision": record.precision, "compute": record.compute, "runtime": runtime,
+            "target": target, "onnx": record.onnx_sha256, "batch": record.profile if runtime == "tensorrt" else None,
+            "workspace_mb": None, "sparse": bool(record.sparse), "weight_bytes": record.weight_bytes}
+    return found, left_out
+
+
+def _hindrance(record: EngineRecord, facts: Mapping[str, Any]) -> str | None:
+    fields = ("name", "precision", "runtime", "runtime_version", "target", "device")
+    described = {**{field: getattr(record, field) for field in fields}, "file": "file"}
+    try:
+        fitting({"engine": described, "files": {"file": {}}}, facts)
+    except Refused as told:
+        return str(told).removeprefix(f"{record.name} is not for this device: ")
+    return None
+
+
+async def _bring(link: Link, told: Mapping[str, Any], folder: Path) -> None:
+    """The engine and its engine.json, held against the digest that the device told. Raises DeviceError."""
+    for file in (told["file"], "engine.json"):
+        await link.fetch(posixpath.join(link.folder, told["folder"], file), folder / file)
+    if sha256_file(folder / told["file"]) != told["sha256"]:
+        raise DeviceError(f"{link.name}: {folder / told['file']} is not the engine that was built there; run the same "
+                          "command again")
+
+
+def _speedup(name: str, samples: Mapping[str, Any], seed: int) -> dict[str, float] | None:
+    """Over the FP32 engine of the same runtime and target; None for that one, and where there is none."""
+    reference = f"fp32.{name.partition('.')[2]}"
+    return speedup(samples[reference], samples[name], seed) if name != reference and reference in samples else None

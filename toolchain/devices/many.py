@@ -1,0 +1,54 @@
+"""The same for many devices at once; one that fails does not stop the rest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+import asyncssh
+
+from toolchain.devices.file import Device
+from toolchain.devices.transport import Link
+from toolchain.errors import DeviceError, ToolchainError
+
+T = TypeVar("T")
+
+
+def each(devices: Mapping[str, Device], act: Callable[[Link], Awaitable[T]]) -> dict[str, T | ToolchainError]:
+    """What `act` gives for each device, or the error that a user can mend, by name."""
+    async def one(name: str) -> T | ToolchainError:
+        try:
+            async with Link(name, devices[name]) as link:
+                return await act(link)
+        except ToolchainError as error:
+            return error
+
+    async def all_() -> list[T | ToolchainError]:
+        asyncio.get_running_loop().set_exception_handler(_told_elsewhere)
+        return await asyncio.gather(*map(one, devices))
+
+    return dict(zip(devices, asyncio.run(all_()), strict=True))
+
+
+def _told_elsewhere(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What a cut line leaves behind in asyncssh's own tasks is no news: whoever waited for them was told."""
+    if not isinstance(context.get("exception"), (asyncssh.Error, OSError)):
+        loop.default_exception_handler(context)
+
+
+def one(name: str, device: Device, act: Callable[[Link], Awaitable[T]]) -> T:
+    """What `act` gives for one device. Raises its error."""
+    found = each({name: device}, act)[name]
+    if isinstance(found, ToolchainError):
+        raise found
+    return found
+
+
+def refuse_failed(found: Mapping[str, object]) -> None:
+    """Raise DeviceError naming every device that failed, with its reason."""
+    failed = {name: error for name, error in found.items() if isinstance(error, ToolchainError)}
+    if failed:
+        told = [f"{name}: {str(error).removeprefix(f'{name}: ')}" for name, error in failed.items()]
+        many = f"{len(failed)} of {len(found)} devices failed:\n  " if len(found) > 1 else ""
+        raise DeviceError(many + "\n  ".join(told))

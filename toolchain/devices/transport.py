@@ -1,0 +1,253 @@
+"""Commands and files over SSH, on a connection that is made anew when it is cut; files go on where they stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import posixpath
+import shlex
+import stat
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, cast
+
+import asyncssh
+
+from toolchain.console import PlainBar, log
+from toolchain.devices.connect import Unreachable, connected
+from toolchain.devices.file import Device
+from toolchain.errors import DeviceError
+
+TRIES = 6  # in a row that got nothing across
+PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0  # before the next try; doubled each time
+CHUNK = 1 << 20  # bytes on their way at a time; what a cut can cost
+GONE = (asyncssh.SFTPNoConnection, asyncssh.SFTPConnectionLost, asyncssh.ChannelOpenError, asyncssh.DisconnectError,
+        ConnectionError, Unreachable, EOFError)
+ROOM = "make room there, and the same command goes on from where it stopped"
+T = TypeVar("T")
+
+
+class Done(NamedTuple):
+    """A command that ended there. code: its exit code; negative: a signal ended it. out, err: what it said, whole."""
+
+    code: int
+    out: str
+    err: str
+
+
+class _Cut(ConnectionError):
+    """The connection ended before the command did."""
+
+
+class Link:
+    """A device, reached. Whatever is asked of it is asked again on a new connection when one is cut."""
+
+    def __init__(self, name: str, device: Device) -> None:
+        self.name, self.device = name, device
+        self.folder = ""  # absolute, once connected
+        self._connection: asyncssh.SSHClientConnection | None = None
+        self._sftp: asyncssh.SFTPClient | None = None
+        self._fruitless = 0  # tries in a row
+
+    async def __aenter__(self) -> Link:
+        await self._open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._close()
+
+    async def run(self, words: Sequence[str], heard: Callable[[str], None] = lambda line: None) -> Done:
+        """Run a program there, and again after a cut: it must bear that. heard: gets each line of stdout as it comes.
+
+        Raises DeviceError when the connection does not come back.
+        """
+        async def act(link: Link) -> Done:
+            return await link._run(words, heard)
+
+        return await self._insisting(act)
+
+    async def push(self, source: Path | bytes, target: str) -> None:
+        """Write `source` to the path `target` there, from where an earlier try was cut. What it holds is not checked:
+        a part of another file would be gone on with. Raises DeviceError, saying so where the disk is full.
+        """
+        size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        bar = PlainBar(f"{self.name}: KB sent", size // 1000)
+        reached = [0]  # over all tries
+
+        async def act(link: Link) -> None:
+            sftp = link._files()
+            there = await _size(sftp, target)
+            if there > size:
+                await sftp.remove(target)
+            start = 0 if there > size else max(0, there - 1) // CHUNK * CHUNK  # the last piece may have holes
+            if start:
+                log(f"{self.name}: goes on at {start / 1e6:.1f} of {size / 1e6:.1f} MB")
+            await link._room(target, size - start)
+            async with sftp.open(target, asyncssh.FXF_WRITE | asyncssh.FXF_CREAT, encoding=None) as file:
+                for at in range(start, max(size, 1), CHUNK):
+                    await file.write(_piece(source, at), at)
+                    if at + CHUNK > reached[0]:
+                        bar.advance((min(at + CHUNK, size) - reached[0]) // 1000)
+                        reached[0], link._fruitless = at + CHUNK, 0
+
+        await self._insisting(act)
+
+    async def write(self, files: Mapping[str, bytes]) -> None:
+        """Write small files there, by path, in folders that are made for them; each appears whole.
+
+        Raises DeviceError.
+        """
+        async def one(sftp: asyncssh.SFTPClient, target: str, content: bytes) -> None:
+            async with sftp.open(f"{target}.part", "wb") as file:
+                await file.write(content)
+            await sftp.posix_rename(f"{target}.part", target)
+
+        async def act(link: Link) -> None:
+            sftp = link._files()
+            for folder in sorted({posixpath.dirname(target) for target in files}):
+                await sftp.makedirs(folder, exist_ok=True)
+            await link._room(next(iter(files)), sum(map(len, files.values())))
+            await asyncio.gather(*(one(sftp, target, content) for target, content in files.items()))
+
+        await self._insisting(act)
+
+    async def fetch(self, source: str, target: Path) -> None:
+        """Copy the file at the path `source` there to `target` here, which appears whole. Raises DeviceError."""
+        part = target.with_name(f".{target.name}.part")
+        part.unlink(missing_ok=True)
+
+        async def act(link: Link) -> None:
+            async with link._files().open(source, "rb") as file:
+                with open(part, "ab") as out:
+                    while block := cast(bytes, await file.read(CHUNK, out.tell())):
+                        out.write(block)
+                        link._fruitless = 0
+
+        target.parent.mkdir(parents=True, exist_ok=True)
+        await self._insisting(act)
+        os.replace(part, target)
+
+    async def exists(self, path: str) -> bool:
+        """Whether there is something at `path`. Raises DeviceError."""
+        async def act(link: Link) -> bool:
+            return await link._files().exists(path)
+
+        return await self._insisting(act)
+
+    async def rename(self, source: str, target: str) -> None:
+        """Give a folder its last name, unless there is one of that name already. Raises DeviceError."""
+        async def act(link: Link) -> None:
+            if not await link._files().exists(target):
+                await link._files().rename(source, target)
+
+        await self._insisting(act)
+
+    async def _insisting(self, act: Callable[[Link], Awaitable[T]]) -> T:
+        while True:
+            try:
+                await self._open()
+                found = await act(self)
+                self._fruitless = 0
+                return found
+            except GONE as error:
+                await self._again(error)
+            except asyncssh.SFTPError as error:
+                raise DeviceError(f"{self.name}: {await self._told(error)}") from None
+
+    async def _again(self, error: BaseException) -> None:
+        """Wait for a better moment. Raises DeviceError when there have been TRIES without any."""
+        await self._close()
+        self._fruitless += 1
+        if self._fruitless >= TRIES:
+            told = str(error).removeprefix(f"{self.name}: ") if isinstance(error, Unreachable) else "it is always cut"
+            raise DeviceError(f"{self.name}: the connection was cut and did not come back in {TRIES} tries: {told}; "
+                              "the same command goes on from where it stopped") from None
+        pause = min(LONGEST_PAUSE_S, PAUSE_S * 2 ** (self._fruitless - 1))
+        log(f"{self.name}: the connection was cut; again in {pause:g} s")
+        await asyncio.sleep(pause)
+
+    async def _open(self) -> None:
+        if self._connection is None:
+            self._connection = await connected(self.name, self.device)
+            try:
+                self._sftp = await self._connection.start_sftp_client()
+                home = await self._sftp.realpath(".")
+            except asyncssh.SFTPError as error:
+                raise DeviceError(f"{self.name}: has no SFTP, by which files are sent ({error.reason}); switch it on "
+                                  "in its SSH server") from None
+            place = self.device.folder
+            self.folder = posixpath.join(str(home), place[2:]) if place.startswith("~/") else place
+
+    async def _close(self) -> None:
+        connection, self._connection, self._sftp = self._connection, None, None
+        if connection is not None:
+            connection.abort()
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(connection.wait_closed(), 5)
+
+    def _files(self) -> asyncssh.SFTPClient:
+        assert self._sftp is not None  # _insisting opened it
+        return self._sftp
+
+    async def _run(self, words: Sequence[str], heard: Callable[[str], None]) -> Done:
+        assert self._connection is not None
+        process: Any = await self._connection.create_process(
+            " ".join(map(shlex.quote, words)), encoding="utf-8", errors="replace", stdin=asyncssh.DEVNULL)
+        errors, lines = asyncio.ensure_future(process.stderr.read()), []
+        try:
+            async for line in process.stdout:
+                lines.append(line)
+                heard(line)
+            err = await errors
+            await process.wait_closed()
+        finally:
+            errors.cancel()
+        if process.exit_status is None:
+            raise _Cut("the connection ended before the command did")
+        return Done(process.returncode, "".join(lines), err)
+
+    async def _room(self, target: str, needed: int) -> None:
+        """Raise DeviceError where `needed` bytes do not fit. Servers that do not tell are believed to have them."""
+        free = await self._free(posixpath.dirname(target))
+        if free is not None and free < needed:
+            raise DeviceError(f"{self.name}: {self.folder} has {free / 1e6:.1f} MB free, and {needed / 1e6:.1f} MB "
+                              f"more are needed; {ROOM}")
+
+    async def _told(self, error: asyncssh.SFTPError) -> str:
+        """What a failure of SFTP, whose servers often say no more than 'Failure', means."""
+        free = None
+        with contextlib.suppress(*GONE):
+            free = await self._free(self.folder)
+        if free is not None and free < CHUNK:
+            return f"the disk with {self.folder} is full ({free / 1e6:.1f} MB free); {ROOM}"
+        if isinstance(error, asyncssh.SFTPPermissionDenied):
+            return f"{self.folder} is not this user's to write in ({error.reason}); choose another in devices.yaml"
+        return f"a file below {self.folder} cannot be read or written ({error.reason})"
+
+    async def _free(self, folder: str) -> int | None:
+        """Bytes; None where the server does not tell."""
+        try:
+            disk = await self._files().statvfs(folder)
+        except GONE:
+            raise
+        except asyncssh.SFTPError:
+            return None
+        return int(disk.bavail * disk.frsize)
+
+
+async def _size(sftp: asyncssh.SFTPClient, path: str) -> int:
+    """Bytes of a file there; 0 where there is none."""
+    try:
+        found = await sftp.stat(path)
+    except asyncssh.SFTPNoSuchFile:
+        return 0
+    return int(found.size or 0) if stat.S_ISREG(found.permissions or 0o100000) else 0
+
+
+def _piece(source: Path | bytes, at: int) -> bytes:
+    if isinstance(source, bytes):
+        return source[at : at + CHUNK]
+    with open(source, "rb") as file:
+        file.seek(at)
+        return file.read(CHUNK)

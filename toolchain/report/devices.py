@@ -1,0 +1,87 @@
+"""What engines do on devices other than the one that built them, a row for each engine and device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from toolchain.report.part import Bytes, Part, Percent, Positive, Speedup
+from toolchain.report.validity import Validity
+
+if TYPE_CHECKING:
+    from toolchain.report.schema import Report
+
+TITLES = ("Device", "Engine", "Top-1 %", "p50 ms", "Speed-up", "Engine file", "Golden answers")
+NOTHING = "–"
+
+
+class DeviceLatency(Part):
+    """Milliseconds per batch, over every timed run on the device."""
+
+    p50: Positive
+    p95: Positive
+    p99: Positive
+    mean: Positive
+    std: float = Field(ge=0)
+    n: int = Field(ge=1, description="timed runs")
+
+
+class DeviceEngine(Part):
+    """One engine as built, judged and timed on a device."""
+
+    name: str
+    built: bool
+    reason: str | None = Field(None, description="why it could not be built there")
+    sha256: str | None = None
+    engine_bytes: Bytes | None = None
+    runtime_version: str | None = None
+    golden_held: bool | None = Field(None, description="it answers golden inputs as where it came from; null: none")
+    golden_distance: float | None = Field(None, ge=0, description="|logits - golden| / |golden|")
+    top1_percent: Percent | None = None
+    latency_ms: DeviceLatency | None = None
+    validity: Validity | None = None
+    speedup_vs_fp32: Speedup | None = Field(None, description="over the FP32 engine of the same runtime there")
+
+
+class DeviceResult(Part):
+    """One device, and the engines on it."""
+
+    name: str
+    machine: str | None = Field(None, description="processor, board or GPU")
+    reason: str | None = Field(None, description="why nothing could be built there")
+    batch: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, description="of a CPU engine")
+    engines: list[DeviceEngine] = []
+    left_out: dict[str, str] = Field({}, description="engine -> why it is not for this device")
+
+
+def intro(report: Report) -> str:
+    """What the table is, with each device's machine and what was left out."""
+    told = ["Built, judged on the test images and timed on the devices themselves."]
+    for one in report.devices:
+        if one.reason:
+            told.append(f"{one.name}: {one.reason}.")
+            continue
+        told.append(f"{one.name}: {one.machine}, batch {one.batch}, {one.threads} CPU threads.")
+        told += [f"{one.name}: {name} is left out: {why}." for name, why in one.left_out.items()]
+        told += [f"{one.name}: the latency of {engine.name} is inconclusive: {'; '.join(engine.validity.causes)}."
+                 for engine in one.engines if engine.validity and engine.validity.causes]
+    return " ".join(told)
+
+
+def rows(report: Report) -> list[list[str]]:
+    """The cells of TITLES, a row for each engine on each device."""
+    return [_row(one.name, engine) for one in report.devices for engine in one.engines]
+
+
+def _row(device: str, engine: DeviceEngine) -> list[str]:
+    if not engine.built:
+        return [device, engine.name, f"not built: {engine.reason}", *[NOTHING] * 4]
+    latency, speedup = engine.latency_ms, engine.speedup_vs_fp32
+    doubt = " ?" if engine.validity and engine.validity.verdict == "inconclusive" else ""
+    golden = {True: "as here", False: "others", None: "none"}[engine.golden_held]
+    distance = f" ({engine.golden_distance:.1e})" if engine.golden_distance is not None else ""
+    return [device, engine.name, NOTHING if engine.top1_percent is None else f"{engine.top1_percent:.2f}",
+            f"{latency.p50:.4g}{doubt}" if latency else NOTHING, f"{speedup.value:.2f}×" if speedup else NOTHING,
+            f"{engine.engine_bytes / 1e6:.2f} MB" if engine.engine_bytes is not None else NOTHING, golden + distance]

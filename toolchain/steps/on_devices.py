@@ -1,0 +1,81 @@
+"""After a build: the same engines built, judged and timed on devices, and the report with a row for each of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from toolchain.devices.building import Judged, Portable, build
+from toolchain.devices.many import each
+from toolchain.engines.record import verify
+from toolchain.errors import ToolchainError
+from toolchain.files import sha256_file
+from toolchain.measure.npz import save_arrays
+from toolchain.report.devices import DeviceResult
+from toolchain.report.make import write_report
+from toolchain.report.schema import Report
+from toolchain.steps.golden import FOLDER, INDEX, PICTURES
+from toolchain.steps.job import Job
+from toolchain.steps.pruned_facts import SHEET
+
+if TYPE_CHECKING:
+    from toolchain.devices.file import Device
+
+PART_BYTES = 16 << 20  # of images in one file, so that a device needs little memory
+
+
+def on_devices(job: Job, report: Report, devices: Mapping[str, Device]) -> tuple[Report, dict[str, Any]]:
+    """The report with its `devices`, written anew; and what was found by device: of one that failed its error.
+
+    Engines and samples of each are left in RUN/devices/<name>. Raises DataError, EngineError, DigestMismatch.
+    """
+    run, cfg = job.work.out, job.recipe.measure
+    asked = _portable(run, report)
+    how = {"batch": cfg.batch, "warmup": cfg.warmup, "rounds": cfg.rounds, "runs": cfg.runs_per_round,
+           "attempts": cfg.attempts, "seed": job.recipe.seed}
+    with TemporaryDirectory(prefix="toolchain-devices-") as scratch:
+        preprocess = json.loads((run / "preprocess.json").read_text(encoding="utf-8"))
+        judged = Judged(_images(job, Path(scratch)), preprocess, run / FOLDER / PICTURES, how, cfg.threads)
+        found = each(devices, lambda link: build(link, asked, judged, run / "devices" / link.name))
+    results = [DeviceResult(name=name, reason=str(one).removeprefix(f"{name}: "))
+               if isinstance(one, ToolchainError) else DeviceResult.model_validate(one) for name, one in found.items()]
+    report = report.model_copy(update={"devices": results})
+    sheets = [path.read_bytes() if (path := run / name).is_file() else None for name in ("gradcam.png", SHEET)]
+    write_report(report, run, *sheets)
+    return report, dict(found)
+
+
+def _portable(run: Path, report: Report) -> list[Portable]:
+    """Every built engine with the ONNX file it was built from, and its golden logits."""
+    onnx = {sha256_file(path): path for path in sorted((run / "onnx").glob("*.onnx"))}
+    golden = json.loads((run / FOLDER / INDEX).read_text(encoding="utf-8"))["engines"]
+    found = []
+    for engine in report.engines:
+        if not engine.built:
+            continue
+        record, _ = verify(run / "engines" / engine.name)
+        facts = golden.get(engine.name)
+        if record.onnx_sha256 in onnx:
+            found.append(Portable(record, onnx[record.onnx_sha256],
+                                  run / FOLDER / f"{engine.name}.npy" if facts else None,
+                                  facts["tolerance"] if facts else 0.0))
+    return found
+
+
+def _images(job: Job, folder: Path) -> Sequence[Path]:
+    """The test set as uint8 files of some MB each: the same set gives the same bytes, so that it is sent once."""
+    import numpy as np
+
+    data = job.dataset()
+    side = data.preprocess.image_size
+    step = max(1, PART_BYTES // (3 * side * side))
+    files = []
+    for start in range(0, len(data.test), step):
+        chosen = np.arange(start, min(start + step, len(data.test)))
+        files.append(folder / f"{start}.npz")
+        labels = data.test.labels[chosen].astype(np.int64)
+        save_arrays(files[-1], {"images": data.test.images(chosen), "labels": labels})
+    return files
