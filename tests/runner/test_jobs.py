@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from toolchain.data.preprocess import Preprocess
 from toolchain.measure.accuracy import image_keys, top_classes
-from toolchain.runner import commands, jobs
+from toolchain.runner import commands, jobs, place
 from toolchain.runner.place import locked
 
 
@@ -115,14 +115,11 @@ def test_who_comes_while_the_job_is_done_waits_and_gets_its_answer(job: Path, ca
         done.write_text(json.dumps(answer))
         lock.__exit__(None, None, None)
 
-    timer = threading.Timer(0.3, finish)
-    timer.start()
+    said: list[str] = []
+    monkeypatch.setattr(place, "progress", lambda doing: (said.append(doing), threading.Timer(0.05, finish).start()))
     monkeypatch.setitem(jobs.COMMANDS, "accuracy", lambda job: pytest.fail("somebody else did it"))
-    said = ["--folder", str(job.parent), "accuracy", str(job)]
-    assert commands.answered(commands._parser(said).parse_args(said)) == 0
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert lines[0]["doing"] == "waiting for the same job" and lines[-1]["engines"]["one"]["top1_percent"] == 1.0
-    timer.join()
+    assert call(capsys, job.parent, "accuracy", job)[1]["engines"]["one"]["top1_percent"] == 1.0
+    assert said == ["waiting for the same job"]
 
 
 def test_one_engine_that_cannot_be_built_does_not_stop_the_others(job: Path, capsys) -> None:
