@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -80,16 +81,33 @@ def cifar() -> str:
     pytest.skip("no cifar10/train.parquet in a shared/data folder beside the project")
 
 
+@pytest.fixture(scope="module")
+def orin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """What stands for the README's device: its address with how it is entered, and the home folder that knows it."""
+    from device_python import device_python
+    from ssh_place import USER, started
+
+    folder = tmp_path_factory.mktemp("orin")
+    with started("asyncssh", folder) as server:
+        server.known(server.port)
+        program = device_python(folder / "python")
+        yield f"ssh://{USER}@127.0.0.1:{server.port} --python {program} --folder {folder / 'ours'}", server.home
+
+
 @pytest.mark.parametrize("line", BASH)
-def test_a_command_of_the_readme_runs(line: str, place: Path) -> None:
+def test_a_command_of_the_readme_runs(line: str, place: Path, request: pytest.FixtureRequest) -> None:
     if line.startswith("toolchain build recipes/vgg11_int8.yaml"):
         pytest.skip("run in full by .ci/run")
     extra = next((sets.split() for start, sets in SHORTER.items() if line.startswith(start)), [])
     if "DATA" in line:
         line = line.replace("DATA", cifar() if "cifar10" in line else photos(place))
     line = line.replace("accelerate launch", f"{sys.executable} -m accelerate.commands.launch")
-    words = shlex.split(line)
     environment = {**os.environ, "TOOLCHAIN_KEYS": str(place / "keys")}
+    if re.search(r"\borin\b", line):
+        address, home = request.getfixturevalue("orin")
+        line = line.replace("ssh://nvidia@192.168.55.1", address)
+        environment["HOME"] = str(home)
+    words = shlex.split(line)
     while "=" in words[0]:
         environment.update([words.pop(0).split("=", 1)])
     if words[0] == "toolchain":
