@@ -41,7 +41,8 @@ def run_bench(
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
     console.print(_table(rows))
-    console.print(_told(rows, found["threads"], batch, rounds, runs), soft_wrap=True)
+    place = f"on {on} ({_machine(found['environment'])}), " if on else ""
+    console.print("\n" + place + _told(rows, found["threads"], batch, rounds, runs), soft_wrap=True)
     if json_file:
         facts = {"schema_version": 1, **found, "batch": batch, "rounds": rounds, "runs_per_round": runs, "rows": rows}
         try:
@@ -85,6 +86,12 @@ def _there(
     return {"device": name, **one(name, device, lambda link: bench(link, files, {**how, "seed": 0}, threads))}
 
 
+def _machine(facts: Mapping[str, Any]) -> str:
+    """What a device computes on, as its probe tells it."""
+    power = f", {facts['power_mode']}" if facts["power_mode"] else ""
+    return f"{(facts['gpu'] or {}).get('name') or facts['cpu']}{power}"
+
+
 def _table(rows: Sequence[dict[str, Any]]) -> Table:
     from rich.table import Table
 
@@ -106,7 +113,7 @@ def _told(rows: Sequence[dict[str, Any]], threads: int, batch: int, rounds: int,
     for row in rows:
         for cause in row["validity"]["causes"]:
             causes.setdefault(cause, []).append(row["name"])
-    how = (f"\nbatch {batch}, {threads} CPU threads, {rounds} rounds of {runs} runs of each, in random order, on "
+    how = (f"batch {batch}, {threads} CPU threads, {rounds} rounds of {runs} runs of each, in random order, on "
            "noise; speed: the first file's latency over this one's, within rounds")
     return how + "".join(f"\ninconclusive: {'' if len(names) == len(rows) else ', '.join(names) + ': '}{cause}"
                          for cause, names in causes.items())

@@ -49,7 +49,7 @@ def run_probe(file: Path | None, names: Sequence[str], as_json: bool = False) ->
     told = {name: facts for name, facts in found.items() if not isinstance(facts, ToolchainError)}
     if as_json:
         print(json.dumps(told, indent=1, sort_keys=True))
-    else:
+    elif told:
         print("\n\n".join(f"{name}\n{_facts(facts)}" for name, facts in told.items()))
     refuse_failed(found)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from device_python import device_python
+from live_bundle import trusted_folder
 from ssh_line import Line
 from ssh_place import SSHD, USER, Place, started
 
@@ -67,3 +68,13 @@ def second(server: Place, line: Line, tmp_path: Path, python: str) -> Iterator[C
 def device_at(line: Line, folder: Path, python: str) -> Device:
     folder.mkdir()
     return Device(host="127.0.0.1", port=line.port, user=USER, folder=str(folder / "ours"), python=python)
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of somebody who ships: keys that are trusted, and a place for bundles and devices.yaml."""
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    monkeypatch.setenv("TOOLCHAIN_KEYS", str(trusted_folder(folder / "keys")))
+    monkeypatch.setenv("TOOLCHAIN_DEVICES", str(folder / "devices.yaml"))
+    return folder

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnxruntime
@@ -10,11 +11,19 @@ import yaml
 from bundles import RECORD
 from live_bundle import TARGET, write_onnx
 from ssh_line import Line
+from ssh_place import SSHD, Place, started
 
 from toolchain.cli import main
 from toolchain.devices.file import Device
 
 QUICK = ["--rounds", "3", "--runs", "4", "--warmup", "1", "--attempts", "1"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """One server is enough here: what differs between the two is tested beside the transport and deploy."""
+    with started("openssh" if SSHD else "asyncssh", tmp_path_factory.mktemp("server")) as place:
+        yield place
 
 
 @pytest.fixture

@@ -1,13 +1,15 @@
 """`build --on`: engines built, proven, judged and timed on devices, brought back and reported."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from onnx import TensorProto, helper, numpy_helper
 from ssh_line import Line, cut_after, waiting
+from ssh_place import SSHD, Place, started
 
 from toolchain.cli import main
 from toolchain.devices.file import Device
@@ -16,8 +18,7 @@ from toolchain.files import sha256_file
 RECIPE = """\
 name: tiny
 data: {source: digits}
-model: {arch: vgg11_bn, form: cifar, width: 0.125}
-train: {epochs: 1}
+model: {onnx: net.onnx}
 quantize: {method: ptq, calibrator: max, calibration: {images: 32}}
 measure: {warmup: 1, rounds: 3, runs_per_round: 3, throughput_batches: [1], attempts: 1}
 engines:
@@ -26,15 +27,38 @@ engines:
 """
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """One server is enough here: what differs between the two is tested beside the transport and deploy."""
+    with started("openssh" if SSHD else "asyncssh", tmp_path_factory.mktemp("server")) as place:
+        yield place
+
+
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Finished stages of the recipe, shared by the builds below."""
     return tmp_path_factory.mktemp("cache")
 
 
+def net(size: int = 32, classes: int = 10) -> bytes:
+    """Two layers with fixed weights: what it answers does not matter, only that it answers alike."""
+    rng = np.random.default_rng(0)
+    made = {"kernel": rng.standard_normal((8, 3, 3, 3)), "matrix": rng.standard_normal((8, classes))}
+    nodes = [helper.make_node("Conv", ["images", "kernel"], ["seen"], strides=[2, 2]), helper.make_node("Relu", ["seen"], ["lit"]),
+             helper.make_node("GlobalAveragePool", ["lit"], ["means"]), helper.make_node("Flatten", ["means"], ["flat"]),
+             helper.make_node("MatMul", ["flat", "matrix"], ["logits"])]
+    graph = helper.make_graph(
+        nodes, "net", [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, size, size])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", classes])],
+        [numpy_helper.from_array(values.astype(np.float32), name) for name, values in made.items()])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
 def built(folder: Path, cache: Path, *on: str, **devices: Device) -> int:
     """The exit code of `toolchain build`, in `folder`/run."""
     (folder / "tiny.yaml").write_text(RECIPE)
+    (folder / "net.onnx").write_bytes(net())
     (folder / "devices.yaml").write_text(yaml.safe_dump({name: one.model_dump(exclude_none=True) for name, one in devices.items()}))
     words = ["build", folder / "tiny.yaml", "--out", folder / "run", "--cache", cache, "--devices", folder / "devices.yaml", "-q"]
     with pytest.raises(SystemExit) as stop:

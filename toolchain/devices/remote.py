@@ -17,10 +17,8 @@ from toolchain.devices.transport import Link
 from toolchain.errors import BundleRefused, DeviceError
 from toolchain.ship.gather import runner_files
 
-OLDEST = (3, 8)
 REFUSED = 13  # the runner's exit code where it does not accept a bundle or a blob
 NOT_FOUND, NOT_RUNNABLE = 127, 126  # the shell's
-VERSION = "import sys; print('%d.%d' % sys.version_info[:2])"
 
 
 async def ready(link: Link) -> dict[str, Any]:
@@ -28,7 +26,6 @@ async def ready(link: Link) -> dict[str, Any]:
 
     Raises DeviceError: no python3, or one that is too old.
     """
-    await _python(link)
     place = _code(link)
     if not await link.exists(place):
         made = f"{place}.{secrets.token_hex(4)}.part"
@@ -47,6 +44,9 @@ async def ask(link: Link, *words: str) -> dict[str, Any]:
                           heard.line)
     if done.code != 0:
         told = (done.err.strip().splitlines() or ["it said nothing"])[-1]
+        if done.code in (NOT_FOUND, NOT_RUNNABLE):
+            told = (f"there is no program {link.device.python} that this user can start; install python3 there, or "
+                    "name it in devices.yaml (python)")
         if done.code < 0:
             memory = "; out of memory?" if done.code == -9 else ""
             told = f"`{words[0]}` was ended there by signal {-done.code}{memory}"
@@ -92,7 +92,8 @@ async def send(link: Link, blobs: Mapping[str, Path | bytes]) -> str:
                 if last:
                     raise DeviceError(str(told)) from None
         size = len(source) if isinstance(source, bytes) else source.stat().st_size
-        log(f"{link.name}: sent {size / 1e6:.2f} MB in {time.monotonic() - start:.1f} s")
+        shown = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} KB"
+        log(f"{link.name}: sent {shown} in {time.monotonic() - start:.1f} s")
     return store
 
 
@@ -124,22 +125,6 @@ class _Progress:
             self.last = time.monotonic()
         except (ValueError, KeyError, TypeError):
             return
-
-
-async def _python(link: Link) -> None:
-    program = link.device.python
-    done = await link.run([program, "-c", VERSION])
-    if done.code in (NOT_FOUND, NOT_RUNNABLE):
-        raise DeviceError(f"{link.name}: there is no program {program} that this user can start; install python3 "
-                          "there, or name it in devices.yaml (python)")
-    told = done.out.strip().splitlines()[-1:] or [""]
-    version = tuple(int(part) for part in told[0].split(".") if part.isdecimal())
-    if done.code != 0 or len(version) != 2:
-        raise DeviceError(f"{link.name}: {program} does not start: "
-                          f"{(done.err.strip().splitlines() or ['it said nothing'])[-1][:200]}")
-    if version < OLDEST:
-        raise DeviceError(f"{link.name}: {program} is Python {told[0]}, expected 3.8 or newer; name another one in "
-                          "devices.yaml (python)")
 
 
 @cache

@@ -1,0 +1,30 @@
+"""What tests of deployment say on the command line, and look up on the device afterwards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from toolchain.cli import main
+from toolchain.devices.file import Device
+
+
+def listed(shop: Path, **devices: Device) -> None:
+    (shop / "devices.yaml").write_text(yaml.safe_dump({name: one.model_dump(exclude_none=True) for name, one in devices.items()}))
+
+
+def command(*words: object) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in words])
+    return int(stop.value.code or 0)
+
+
+def deployed(device: Device, capsys: pytest.CaptureFixture[str]) -> tuple[str | None, dict[str, str]]:
+    """The slot in use there, and the bundle in each slot that has one."""
+    capsys.readouterr()
+    assert command("device", "probe", "orin", "--json") == 0
+    told = json.loads(capsys.readouterr().out)["orin"]["deployed"]
+    return told["current"], {slot: one["bundle"] for slot, one in told["slots"].items() if one}
