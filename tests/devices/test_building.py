@@ -14,6 +14,8 @@ from ssh_place import SSHD, Place, started
 from toolchain.cli import main
 from toolchain.devices.file import Device
 from toolchain.files import sha256_file
+from toolchain.report.devices import DeviceResult
+from toolchain.steps.on_devices import wrong
 
 RECIPE = """\
 name: tiny
@@ -98,6 +100,14 @@ def test_engines_are_built_judged_and_timed_there_although_the_line_is_cut(
     sent = line.sent
     assert built(tmp_path, cache, "orin", orin=slow) == 0
     assert line.sent - sent < 1 << 20  # images and networks are there
+
+
+def test_an_engine_that_answers_otherwise_or_is_not_built_there_is_told() -> None:
+    engines = [{"name": "fp32", "built": True, "golden_held": True}, {"name": "int8", "built": True, "golden_held": False},
+               {"name": "int4", "built": False, "reason": "no kernel"}, {"name": "fp16", "built": True, "golden_held": None}]
+    assert wrong(DeviceResult.model_validate({"name": "orin", "engines": engines})) == (
+        "int8 does not give its golden answers there; int4 could not be built there: no kernel")
+    assert wrong(DeviceResult(name="gone", reason="unreachable")) == ""
 
 
 def test_a_device_without_a_runtime_for_any_engine_is_told(device: Device, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from ssh_line import Line
 from toolchain.devices import transport
 from toolchain.devices.file import Device
 from toolchain.devices.transport import CHUNK, Link
-from toolchain.errors import DeviceError
+from toolchain.errors import DeviceError, WorkDirError
 
 BYTES = bytes(range(256)) * (20 * CHUNK // 256)  # 20 MiB
 
@@ -117,3 +117,39 @@ def test_a_folder_that_is_not_the_users_is_told(server, device: Device) -> None:
     (blocked := Path(device.folder)).write_text("a file, where a folder is expected")
     with pytest.raises(DeviceError, match=f"orin: .*{blocked.name}"):
         push(device, b"x")
+
+
+def test_a_file_is_fetched_over_a_line_that_is_cut(line: Line, device: Device, tmp_path: Path) -> None:
+    Path(device.folder).mkdir()
+    (Path(device.folder) / "file").write_bytes(BYTES)
+
+    async def act() -> None:
+        async with Link("orin", device) as link:
+            asyncio.get_running_loop().call_later(0.1, line.cut)
+            await link.fetch(f"{link.folder}/file", tmp_path / "new" / "file")
+
+    asyncio.run(act())
+    assert (tmp_path / "new" / "file").read_bytes() == BYTES
+    assert line.connections in (1, 2)
+
+
+def test_a_place_in_the_home_folder_there_is_found(device: Device) -> None:
+    async def act() -> tuple[str, str, str]:
+        async with Link("orin", device.model_copy(update={"folder": "~/ours", "python": "~/bin/python"})) as link:
+            return link.folder, link.python, (await link.run(["pwd"])).out.strip()
+
+    folder, python, home = asyncio.run(act())
+    assert folder == f"{home}/ours" and python == f"{home}/bin/python"
+
+
+def test_this_machines_own_disk_is_not_taken_for_the_line(device: Device, tmp_path: Path) -> None:
+    Path(device.folder).mkdir()
+    (Path(device.folder) / "file").write_bytes(b"x")
+    (tmp_path / "taken").write_bytes(b"")
+
+    async def act() -> None:
+        async with Link("orin", device) as link:
+            await link.fetch(f"{link.folder}/file", tmp_path / "taken" / "file")
+
+    with pytest.raises(WorkDirError, match="taken"):
+        asyncio.run(act())

@@ -40,12 +40,12 @@ async def ask(link: Link, *words: str) -> dict[str, Any]:
     Raises BundleRefused and DeviceError with its own sentence.
     """
     heard = _Progress(link.name)
-    done = await link.run([link.device.python, posixpath.join(_code(link), "run.py"), "--folder", link.folder, *words],
+    done = await link.run([link.python, posixpath.join(_code(link), "run.py"), "--folder", link.folder, *words],
                           heard.line)
     if done.code != 0:
         told = (done.err.strip().splitlines() or ["it said nothing"])[-1]
         if done.code in (NOT_FOUND, NOT_RUNNABLE):
-            told = (f"there is no program {link.device.python} that this user can start; install python3 there, or "
+            told = (f"there is no program {link.python} that this user can start; install python3 there, or "
                     "name it in devices.yaml (python)")
         if done.code < 0:
             memory = "; out of memory?" if done.code == -9 else ""
@@ -99,7 +99,7 @@ async def send(link: Link, blobs: Mapping[str, Path | bytes]) -> str:
 
 def needs(facts: Mapping[str, Any], link: Link) -> None:
     """Raise DeviceError where numpy is missing there, or every runtime."""
-    which = f"{link.device.python} ({facts['python']})"
+    which = f"{link.python} ({facts['python']})"
     if facts["numpy"] is None:
         raise DeviceError(f"{link.name}: numpy is not installed for {which}; install it there, or name the Python that "
                           "has it in devices.yaml (python)")

@@ -8,7 +8,7 @@ import os
 import posixpath
 import shlex
 import stat
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -17,13 +17,13 @@ import asyncssh
 from toolchain.console import PlainBar, log
 from toolchain.devices.connect import Unreachable, connected
 from toolchain.devices.file import Device
-from toolchain.errors import DeviceError
+from toolchain.errors import DeviceError, WorkDirError
 
 TRIES = 6  # in a row that got nothing across
 PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0  # before the next try; doubled each time
 CHUNK = 1 << 20  # bytes on their way at a time; what a cut can cost
 GONE = (asyncssh.SFTPNoConnection, asyncssh.SFTPConnectionLost, asyncssh.ChannelOpenError, asyncssh.DisconnectError,
-        ConnectionError, Unreachable, EOFError)
+        OSError, asyncio.TimeoutError, Unreachable, EOFError)
 ROOM = "make room there, and the same command goes on from where it stopped"
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class Link:
 
     def __init__(self, name: str, device: Device) -> None:
         self.name, self.device = name, device
-        self.folder = ""  # absolute, once connected
+        self.folder, self.python = "", device.python  # absolute, once connected
         self._connection: asyncssh.SSHClientConnection | None = None
         self._sftp: asyncssh.SFTPClient | None = None
         self._fruitless = 0  # tries in a row
@@ -69,7 +69,7 @@ class Link:
 
     async def push(self, source: Path | bytes, target: str) -> None:
         """Write `source` to the path `target` there, from where an earlier try was cut. What it holds is not checked:
-        a part of another file would be gone on with. Raises DeviceError, saying so where the disk is full.
+        a part of another file would be gone on with. Raises WorkDirError, DeviceError (and says if the disk is full).
         """
         size = len(source) if isinstance(source, bytes) else source.stat().st_size
         bar = PlainBar(f"{self.name}: KB sent", size // 1000)
@@ -113,18 +113,21 @@ class Link:
         await self._insisting(act)
 
     async def fetch(self, source: str, target: Path) -> None:
-        """Copy the file at the path `source` there to `target` here, which appears whole. Raises DeviceError."""
+        """Copy the file at the path `source` there to `target` here, which appears whole.
+
+        Raises DeviceError, WorkDirError.
+        """
         part = target.with_name(f".{target.name}.part")
-        part.unlink(missing_ok=True)
 
         async def act(link: Link) -> None:
             async with link._files().open(source, "rb") as file:
-                with open(part, "ab") as out:
-                    while block := cast(bytes, await file.read(CHUNK, out.tell())):
-                        out.write(block)
-                        link._fruitless = 0
+                while block := cast(bytes, await file.read(CHUNK, part.stat().st_size)):
+                    _append(part, block)
+                    link._fruitless = 0
 
-        target.parent.mkdir(parents=True, exist_ok=True)
+        with _here(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(b"")
         await self._insisting(act)
         os.replace(part, target)
 
@@ -176,8 +179,9 @@ class Link:
             except asyncssh.SFTPError as error:
                 raise DeviceError(f"{self.name}: has no SFTP, by which files are sent ({error.reason}); switch it on "
                                   "in its SSH server") from None
-            place = self.device.folder
-            self.folder = posixpath.join(str(home), place[2:]) if place.startswith("~/") else place
+            self.folder, self.python = (
+                posixpath.join(str(home), path[2:]) if path.startswith("~/") else path
+                for path in (self.device.folder, self.device.python))
 
     async def _close(self) -> None:
         connection, self._connection, self._sftp = self._connection, None, None
@@ -248,6 +252,20 @@ async def _size(sftp: asyncssh.SFTPClient, path: str) -> int:
 def _piece(source: Path | bytes, at: int) -> bytes:
     if isinstance(source, bytes):
         return source[at : at + CHUNK]
-    with open(source, "rb") as file:
+    with _here(source), open(source, "rb") as file:
         file.seek(at)
         return file.read(CHUNK)
+
+
+def _append(path: Path, block: bytes) -> None:
+    with _here(path), open(path, "ab") as file:
+        file.write(block)
+
+
+@contextlib.contextmanager
+def _here(path: Path) -> Iterator[None]:
+    """A failure of this machine's own disk is none of the line's. Raises WorkDirError."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkDirError(f"{path}: cannot be read or written ({error.strerror})") from None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from toolchain.devices.building import Judged, Portable, build
 from toolchain.devices.many import each
 from toolchain.engines.record import verify
-from toolchain.errors import ToolchainError
+from toolchain.errors import DeviceError, ToolchainError
 from toolchain.files import sha256_file
 from toolchain.measure.npz import save_arrays
 from toolchain.report.devices import DeviceResult
@@ -45,7 +45,15 @@ def on_devices(job: Job, report: Report, devices: Mapping[str, Device]) -> tuple
     report = report.model_copy(update={"devices": results})
     sheets = [path.read_bytes() if (path := run / name).is_file() else None for name in ("gradcam.png", SHEET)]
     write_report(report, run, *sheets)
-    return report, dict(found)
+    return report, found | {one.name: DeviceError(f"{one.name}: {told}") for one in results if (told := wrong(one))}
+
+
+def wrong(result: DeviceResult) -> str:
+    """What is not as it should be with the engines on a device that did its work; "" where all is well."""
+    return "; ".join(
+        f"{engine.name} " + ("does not give its golden answers there" if engine.built else
+                             f"could not be built there: {engine.reason}")
+        for engine in result.engines if not engine.built or engine.golden_held is False)
 
 
 def _portable(run: Path, report: Report) -> list[Portable]:
