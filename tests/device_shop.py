@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -28,3 +30,17 @@ def deployed(device: Device, capsys: pytest.CaptureFixture[str]) -> tuple[str | 
     assert command("device", "probe", "orin", "--json") == 0
     told = json.loads(capsys.readouterr().out)["orin"]["deployed"]
     return told["current"], {slot: one["bundle"] for slot, one in told["slots"].items() if one}
+
+
+def small_disk(folder: Path, megabytes: int) -> Path:
+    """`folder` on a disk of its own, until `unmounted`. Skips where that cannot be."""
+    folder.mkdir()
+    if os.getuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)],
+                                          capture_output=True).returncode:
+        pytest.skip("a small disk can be made by root alone (mount -t tmpfs)")
+    return folder
+
+
+def unmounted(folder: Path) -> None:
+    """Take the disk away again."""
+    subprocess.run(["umount", "-l", str(folder)], check=True)

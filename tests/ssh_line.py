@@ -15,12 +15,15 @@ class Line:
     """Forwards connections to `target` (a port). sent: bytes towards the server, of all connections together.
 
     cut_at: when `sent` reaches the first of these numbers every connection is cut, and the number is used up.
+    stall_at: when `sent` reaches it, what is said on the connections of that moment gets nowhere any more, silently.
     bytes_per_s: as fast as it goes towards the server, if set. whole: while False nobody gets through.
     """
 
     def __init__(self, target: int) -> None:
         self.target, self.sent, self.cut_at = target, 0, list[int]()
         self.bytes_per_s: float | None = None
+        self.stall_at: int | None = None
+        self._dead: set[int] = set()
         self.whole, self.connections = True, 0
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._server = socket.create_server(("127.0.0.1", 0))
@@ -59,10 +62,10 @@ class Line:
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.connections += 1
             self._pairs.append((near, far))
-            threading.Thread(target=self._pump, args=(near, far, True), daemon=True).start()
-            threading.Thread(target=self._pump, args=(far, near, False), daemon=True).start()
+            for ends in ((near, far, True), (far, near, False)):
+                threading.Thread(target=self._pump, args=(*ends, self.connections), daemon=True).start()
 
-    def _pump(self, source: socket.socket, target: socket.socket, counted: bool) -> None:
+    def _pump(self, source: socket.socket, target: socket.socket, counted: bool, number: int) -> None:
         with contextlib.suppress(OSError):
             while block := source.recv(1 << 14):
                 if counted:
@@ -73,7 +76,11 @@ class Line:
                         self.cut_at.pop(0)
                         self.cut()
                         return
-                target.sendall(block)
+                    if self.stall_at and self.sent >= self.stall_at:
+                        self.stall_at = None
+                        self._dead.add(number)
+                if number not in self._dead:
+                    target.sendall(block)
         for end in (source, target):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

@@ -1,13 +1,19 @@
 """devices.yaml: read, written, and its mistakes told with file and line."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from toolchain.cli import main
 from toolchain.devices.file import Device, add, chosen, devices_file, load_devices, parsed, remove
 from toolchain.errors import RecipeError
 
+values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6), lambda inner: (
+    st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3)), max_leaves=8)
 TEXT = """# the bench in the corner
 orin:
   host: 192.168.55.1   # by USB
@@ -112,3 +118,13 @@ def test_devices_are_added_listed_and_removed_by_the_command_line(
     assert added.endswith("orin is ssh://nvidia@orin:2222; see what it has: toolchain device probe orin")
     assert listed.split() == ["orin", "ssh://nvidia@orin:2222", "folder:", "/data/ours"]
     assert "orin is removed" in removed and "no devices; add one" in empty
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.dictionaries(st.text(max_size=6), values | st.dictionaries(st.sampled_from(list(Device.model_fields)), values, max_size=4), max_size=3))
+def test_no_file_makes_a_traceback(content: Any, tmp_path: Path) -> None:
+    (tmp_path / "devices.yaml").write_text(yaml.safe_dump(content))
+    try:
+        load_devices(tmp_path / "devices.yaml")
+    except RecipeError as told:
+        assert "devices.yaml" in str(told)

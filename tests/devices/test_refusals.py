@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from device_python import device_python
-from device_shop import command, deployed, listed
+from device_shop import command, deployed, listed, small_disk, unmounted
 from live_bundle import live_bundle
 from ssh_line import Line
 from ssh_place import SSHD, Place, started
@@ -71,3 +71,18 @@ def test_rollback_where_nothing_was_deployed(shop: Path, device: Device, capsys:
     listed(shop, orin=device)
     assert command("rollback", "orin") == 14
     assert "orin: nothing is deployed there" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_once_the_bundle_is_unpacked_leaves_what_was_in_use(
+    shop: Path, device: Device, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = small_disk(tmp_path / "small", 24)
+    try:
+        small = device.model_copy(update={"folder": str(folder / "ours")})
+        listed(shop, orin=small)
+        assert command("deploy", live_bundle(shop / "good.bundle", "good"), "orin") == 0
+        assert command("deploy", live_bundle(shop / "wide.bundle", "wide", wide=14 << 20), "orin") == 14
+        assert re.search("orin: .*the disk is full; make room", capsys.readouterr().err)
+        assert deployed(small, capsys) == ("A", {"A": "good"})
+    finally:
+        unmounted(folder)

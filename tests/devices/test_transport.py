@@ -2,14 +2,13 @@
 
 import asyncio
 import hashlib
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
+from device_shop import small_disk, unmounted
 from ssh_line import Line
 
-from toolchain.devices import transport
+from toolchain.devices import connect, transport
 from toolchain.devices.file import Device
 from toolchain.devices.transport import CHUNK, Link
 from toolchain.errors import DeviceError, WorkDirError
@@ -87,11 +86,7 @@ def test_a_slow_line_is_only_slow(line: Line, device: Device) -> None:
 
 
 def test_a_full_disk_is_told_and_the_same_command_goes_on(line: Line, device: Device, tmp_path: Path) -> None:
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if os.getuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)],
-                                          capture_output=True).returncode:
-        pytest.skip("a small disk can be made by root alone (mount -t tmpfs)")
+    folder = small_disk(tmp_path / "small", 8)
     try:
         small = device.model_copy(update={"folder": str(folder)})
         with pytest.raises(DeviceError, match=r"orin: .*small has 8\.\d MB free, and 21\.0 MB more are needed; make room there"):
@@ -110,7 +105,7 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(line: Line, device: De
             (folder / name).unlink()
         assert Path(push(small, BYTES[: 5 * CHUNK // 2])).read_bytes() == BYTES[: 5 * CHUNK // 2]
     finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
+        unmounted(folder)
 
 
 def test_a_folder_that_is_not_the_users_is_told(server, device: Device) -> None:
@@ -153,3 +148,10 @@ def test_this_machines_own_disk_is_not_taken_for_the_line(device: Device, tmp_pa
 
     with pytest.raises(WorkDirError, match="taken"):
         asyncio.run(act())
+
+
+def test_a_line_that_says_nothing_any_more_is_given_up_for_a_new_one(line: Line, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connect, "KEEPALIVE_S", 0.3)
+    line.stall_at = 5 * CHUNK
+    assert Path(push(device, BYTES)).read_bytes() == BYTES
+    assert line.connections == 2 and line.sent < len(BYTES) + 6 * CHUNK

@@ -78,7 +78,8 @@ async def build(link: Link, asked: Sequence[Portable], on: Judged, folder: Path)
     with np.load(folder / "latency.npz", allow_pickle=False) as stored:
         samples = {name: np.asarray(stored[name], np.float64) for name in timed["engines"]}
     engines = []
-    for name, told in built.items():
+    for name in own:  # by our names: a device does not choose where files lie here
+        told = built[name]
         if "error" in told:
             engines.append({"name": name, "built": False, "reason": told["error"]})
             continue
@@ -132,11 +133,11 @@ def _hindrance(record: EngineRecord, facts: Mapping[str, Any]) -> str | None:
 
 async def _bring(link: Link, told: Mapping[str, Any], folder: Path) -> None:
     """The engine and its engine.json, held against the digest that the device told. Raises DeviceError."""
-    for file in (told["file"], "engine.json"):
-        await link.fetch(posixpath.join(link.folder, told["folder"], file), folder / file)
-    if sha256_file(folder / told["file"]) != told["sha256"]:
-        raise DeviceError(f"{link.name}: {folder / told['file']} is not the engine that was built there; run the same "
-                          "command again")
+    engine = folder / posixpath.basename(told["file"])
+    for file in (engine, folder / "engine.json"):
+        await link.fetch(posixpath.join(link.folder, told["folder"], file.name), file)
+    if sha256_file(engine) != told["sha256"]:
+        raise DeviceError(f"{link.name}: {engine} is not the engine that was built there; run the same command again")
 
 
 def _speedup(name: str, samples: Mapping[str, Any], seed: int) -> dict[str, float] | None:

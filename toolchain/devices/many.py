@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
-
-import asyncssh
+from typing import TypeVar
 
 from toolchain.devices.file import Device
 from toolchain.devices.transport import Link
@@ -25,16 +23,9 @@ def each(devices: Mapping[str, Device], act: Callable[[Link], Awaitable[T]]) -> 
             return error
 
     async def all_() -> list[T | ToolchainError]:
-        asyncio.get_running_loop().set_exception_handler(_told_elsewhere)
         return await asyncio.gather(*map(one, devices))
 
     return dict(zip(devices, asyncio.run(all_()), strict=True))
-
-
-def _told_elsewhere(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """What a cut line leaves behind in asyncssh's own tasks is no news: whoever waited for them was told."""
-    if not isinstance(context.get("exception"), (asyncssh.Error, OSError)):
-        loop.default_exception_handler(context)
 
 
 def one(name: str, device: Device, act: Callable[[Link], Awaitable[T]]) -> T:

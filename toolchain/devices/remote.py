@@ -15,6 +15,7 @@ from typing import Any
 from toolchain.console import LINE_EVERY_S, log
 from toolchain.devices.transport import Link
 from toolchain.errors import BundleRefused, DeviceError
+from toolchain.runner.answers import plain
 from toolchain.ship.gather import runner_files
 
 REFUSED = 13  # the runner's exit code where it does not accept a bundle or a blob
@@ -50,7 +51,7 @@ async def ask(link: Link, *words: str) -> dict[str, Any]:
         if done.code < 0:
             memory = "; out of memory?" if done.code == -9 else ""
             told = f"`{words[0]}` was ended there by signal {-done.code}{memory}"
-        raise (BundleRefused if done.code == REFUSED else DeviceError)(f"{link.name}: {told}")
+        raise (BundleRefused if done.code == REFUSED else DeviceError)(f"{link.name}: {plain(told)}")
     try:
         answer = json.loads((done.out.strip().splitlines() or [""])[-1])
         if isinstance(answer, dict):
@@ -121,7 +122,7 @@ class _Progress:
         try:
             told = json.loads(text)
             share = "" if told["progress"] is None else f" {100 * told['progress']:.0f} %"
-            log(f"  {self.name}: {told['doing']}{share}")
+            log(f"  {self.name}: {plain(str(told['doing']))}{share}")
             self.last = time.monotonic()
         except (ValueError, KeyError, TypeError):
             return

@@ -51,6 +51,7 @@ class Link:
         self._fruitless = 0  # tries in a row
 
     async def __aenter__(self) -> Link:
+        asyncio.get_running_loop().set_exception_handler(_told_elsewhere)
         await self._open()
         return self
 
@@ -238,6 +239,12 @@ class Link:
         except asyncssh.SFTPError:
             return None
         return int(disk.bavail * disk.frsize)
+
+
+def _told_elsewhere(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What a cut line leaves behind in asyncssh's own tasks is no news: whoever waited for them was told."""
+    if not isinstance(context.get("exception"), (asyncssh.Error, OSError)):
+        loop.default_exception_handler(context)
 
 
 async def _size(sftp: asyncssh.SFTPClient, path: str) -> int:
