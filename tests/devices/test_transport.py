@@ -10,7 +10,8 @@ from ssh_line import Line
 
 from toolchain.devices import connect, transport
 from toolchain.devices.file import Device
-from toolchain.devices.transport import CHUNK, Link
+from toolchain.devices.pieces import CHUNK
+from toolchain.devices.transport import Link
 from toolchain.errors import DeviceError, WorkDirError
 
 BYTES = bytes(range(256)) * (20 * CHUNK // 256)  # 20 MiB

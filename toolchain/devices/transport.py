@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import os
 import posixpath
+import secrets
 import shlex
 import stat
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -17,11 +18,11 @@ import asyncssh
 from toolchain.console import PlainBar, log
 from toolchain.devices.connect import Unreachable, connected
 from toolchain.devices.file import Device
-from toolchain.errors import DeviceError, WorkDirError
+from toolchain.devices.pieces import CHUNK, append, here, piece
+from toolchain.errors import DeviceError
 
 TRIES = 6  # in a row that got nothing across
 PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0  # before the next try; doubled each time
-CHUNK = 1 << 20  # bytes on their way at a time; what a cut can cost
 GONE = (asyncssh.SFTPNoConnection, asyncssh.SFTPConnectionLost, asyncssh.ChannelOpenError, asyncssh.DisconnectError,
         OSError, asyncio.TimeoutError, Unreachable, EOFError)
 ROOM = "make room there, and the same command goes on from where it stopped"
@@ -87,7 +88,7 @@ class Link:
             await link._room(target, size - start)
             async with sftp.open(target, asyncssh.FXF_WRITE | asyncssh.FXF_CREAT, encoding=None) as file:
                 for at in range(start, max(size, 1), CHUNK):
-                    await file.write(_piece(source, at), at)
+                    await file.write(piece(source, at), at)
                     if at + CHUNK > reached[0]:
                         bar.advance((min(at + CHUNK, size) - reached[0]) // 1000)
                         reached[0], link._fruitless = at + CHUNK, 0
@@ -100,14 +101,15 @@ class Link:
         Raises DeviceError.
         """
         async def one(sftp: asyncssh.SFTPClient, target: str, content: bytes) -> None:
-            async with sftp.open(f"{target}.part", "wb") as file:
+            part = f"{target}.{secrets.token_hex(4)}.part"  # another of us may write the same
+            async with sftp.open(part, "wb") as file:
                 await file.write(content)
-            await sftp.posix_rename(f"{target}.part", target)
+            await sftp.posix_rename(part, target)
 
         async def act(link: Link) -> None:
             sftp = link._files()
             for folder in sorted({posixpath.dirname(target) for target in files}):
-                await sftp.makedirs(folder, exist_ok=True)
+                await _folder(sftp, folder)
             await link._room(next(iter(files)), sum(map(len, files.values())))
             await asyncio.gather(*(one(sftp, target, content) for target, content in files.items()))
 
@@ -123,10 +125,10 @@ class Link:
         async def act(link: Link) -> None:
             async with link._files().open(source, "rb") as file:
                 while block := cast(bytes, await file.read(CHUNK, part.stat().st_size)):
-                    _append(part, block)
+                    append(part, block)
                     link._fruitless = 0
 
-        with _here(target):
+        with here(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             part.write_bytes(b"")
         await self._insisting(act)
@@ -142,8 +144,15 @@ class Link:
     async def rename(self, source: str, target: str) -> None:
         """Give a folder its last name, unless there is one of that name already. Raises DeviceError."""
         async def act(link: Link) -> None:
-            if not await link._files().exists(target):
-                await link._files().rename(source, target)
+            try:
+                if not await link._files().exists(target):
+                    await link._files().rename(source, target)
+            except GONE:
+                raise
+            except asyncssh.SFTPError:  # somebody was faster
+                if not await link._files().exists(target):
+                    raise
+            await link._files().rmtree(source, ignore_errors=True)
 
         await self._insisting(act)
 
@@ -247,6 +256,19 @@ def _told_elsewhere(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) ->
         loop.default_exception_handler(context)
 
 
+async def _folder(sftp: asyncssh.SFTPClient, path: str) -> None:
+    """Make the folder and those it lies in, though another of us may be making them too."""
+    for last in (False, False, True):
+        try:
+            await sftp.makedirs(path, exist_ok=True)
+            return
+        except GONE:
+            raise
+        except asyncssh.SFTPError:
+            if last:
+                raise
+
+
 async def _size(sftp: asyncssh.SFTPClient, path: str) -> int:
     """Bytes of a file there; 0 where there is none."""
     try:
@@ -254,25 +276,3 @@ async def _size(sftp: asyncssh.SFTPClient, path: str) -> int:
     except asyncssh.SFTPNoSuchFile:
         return 0
     return int(found.size or 0) if stat.S_ISREG(found.permissions or 0o100000) else 0
-
-
-def _piece(source: Path | bytes, at: int) -> bytes:
-    if isinstance(source, bytes):
-        return source[at : at + CHUNK]
-    with _here(source), open(source, "rb") as file:
-        file.seek(at)
-        return file.read(CHUNK)
-
-
-def _append(path: Path, block: bytes) -> None:
-    with _here(path), open(path, "ab") as file:
-        file.write(block)
-
-
-@contextlib.contextmanager
-def _here(path: Path) -> Iterator[None]:
-    """A failure of this machine's own disk is none of the line's. Raises WorkDirError."""
-    try:
-        yield
-    except OSError as error:
-        raise WorkDirError(f"{path}: cannot be read or written ({error.strerror})") from None
