@@ -75,5 +75,5 @@ def write(folder: Path, labels: NDArray[np.int64], keys: NDArray[np.uint64], ans
     save_arrays(folder / "predictions.npz", {"labels": labels, "keys": keys, **tops})
     save_arrays(folder / "latency.npz", ms)
     (folder / "published.json").write_text(json.dumps({
-        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("predictions.npz", "latency.npz")}))
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("predictions.npz", "latency.npz", "report.json")}))
     return folder

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolchain.errors import RecipeError, WorkDirError
-from toolchain.files import write_text
+from toolchain.errors import RecipeError
+from toolchain.files import deliver
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,17 +38,14 @@ def run_bench(
     rows = found["rows"]
     for row, entry in zip(rows, entries, strict=True):
         row |= {"path": entry.path.as_posix(), "runtime": row.get("runtime", entry.runtime), "sha256": entry.sha256}
+    if json_file:
+        facts = {"schema_version": 1, **found, "batch": batch, "rounds": rounds, "runs_per_round": runs, "rows": rows}
+        deliver(json_file, json.dumps(facts, indent=1) + "\n")
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
     console.print(_table(rows))
     place = f"on {on} ({_machine(found['environment'])}), " if on else ""
     console.print("\n" + place + _told(rows, found["threads"], batch, rounds, runs), soft_wrap=True)
-    if json_file:
-        facts = {"schema_version": 1, **found, "batch": batch, "rounds": rounds, "runs_per_round": runs, "rows": rows}
-        try:
-            write_text(json_file, json.dumps(facts, indent=1) + "\n")
-        except OSError as error:
-            raise WorkDirError(f"{json_file}: cannot be written ({error.strerror}); choose another --json") from None
     return rows
 
 
@@ -97,7 +94,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> Table:
 
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("file", overflow="fold")
-    for title in ("input", "p50 ms", "± std", "p10", "p99", "speed (95 %)", "images/s", ""):
+    for title in ("input", "p50 ms", "std", "p10", "p99", "speed (95 %)", "images/s", ""):
         table.add_column(title, justify="right" if title else "left", no_wrap=bool(title))
     for row in rows:
         ms, ratio = row["latency_ms"], row["ratio"]

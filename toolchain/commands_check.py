@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolchain.errors import NotEnoughEvidence, Regression, WorkDirError
-from toolchain.files import write_text
+from toolchain.files import deliver
 
 if TYPE_CHECKING:
     from toolchain.check.finding import Tolerances
@@ -26,7 +26,7 @@ def run_baseline(folder: Path, out: Path | None = None) -> Path:
     file, baseline = out or default_file(run), make_baseline(run)
     text = baseline.to_json()
     same = file.is_file() and file.read_bytes() == text.encode()
-    _write(file, text)
+    deliver(file, text)
     print(f"{file}: {len(baseline.engines)} engines on {baseline.images.n:,} test images, {len(text.encode()):,} bytes"
           f"{', unchanged' if same else ''}")
     if doubted := [name for name, engine in baseline.engines.items() if engine.inconclusive]:
@@ -58,37 +58,41 @@ def run_check(
     asked = asked or Tolerances()
     run, before = read_run(folder), load_baseline(baseline)
     verdict = Verdict(str(run.report.recipe.get("name")), str(baseline), asked, check(run, before, asked, baseline))
+    wanted = {file: text for file, text in ((json_file, to_json), (junit, to_junit)) if file}
+    unwritten = [error for file, text in wanted.items() if (error := _undelivered(file, text(verdict)))]
     print_verdict(verdict, everything)
-    if json_file:
-        _write(json_file, to_json(verdict))
-    if junit:
-        _write(junit, to_junit(verdict))
     if github:
         sys.stdout.write(to_annotations(verdict))
-        if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-            _append(Path(summary), to_markdown(verdict))
+        if (summary := os.environ.get("GITHUB_STEP_SUMMARY")) and (
+                error := _unappended(Path(summary), to_markdown(verdict))):
+            unwritten.append(error)
     sys.stdout.flush()
+    more = "".join(f"\n{error}" for error in unwritten)
     if verdict.outcome == "regression":
-        raise Regression("worse than the baseline:\n  " + "\n  ".join(f.line() for f in verdict.those("regression")))
+        raise Regression("worse than the baseline:\n  " + "\n  ".join(f.line() for f in verdict.those("regression"))
+                         + more)
     if verdict.outcome == "not enough evidence":
-        missing = "\n  ".join(f.line() for f in verdict.those("not enough evidence"))
-        raise NotEnoughEvidence("cannot be told from what was measured:\n  " + (missing or "nothing could be judged"))
+        missing = "\n  ".join(f.line() for f in verdict.those("not enough evidence")) or "nothing could be judged"
+        raise NotEnoughEvidence(f"cannot be told from what was measured:\n  {missing}{more}")
+    if unwritten:
+        raise WorkDirError(more.strip())
     return 0
 
 
-def _write(file: Path, text: str) -> None:
-    """Whole or not at all, in a folder that is made where it is missing. Raises WorkDirError."""
+def _undelivered(file: Path, text: str) -> str | None:
+    """What kept a file from being written; a verdict is worth more than its file."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, text)
-    except OSError as error:
-        raise WorkDirError(f"{file}: cannot be written ({error.strerror}); choose another file") from None
+        deliver(file, text)
+    except WorkDirError as error:
+        return str(error)
+    return None
 
 
-def _append(file: Path, text: str) -> None:
-    """Below what earlier steps wrote. Raises WorkDirError."""
+def _unappended(file: Path, text: str) -> str | None:
+    """The same, below what earlier steps wrote."""
     try:
         with file.open("a", encoding="utf-8") as summary:
             summary.write(text)
     except OSError as error:
-        raise WorkDirError(f"$GITHUB_STEP_SUMMARY {file}: cannot be written ({error.strerror})") from None
+        return f"$GITHUB_STEP_SUMMARY {file}: cannot be written ({error.strerror})"
+    return None

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
+
+from toolchain.errors import WorkDirError
+
+COPIED_AT_ONCE = 1 << 30  # bytes
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write beside `path`, then rename: a reader sees the old file or the new one, never half of it.
 
-    The half file's name is fixed, so what a killed process left there is overwritten by the next one.
+    The half file's name is fixed, so what a killed process left there is overwritten by the next one. What is there
+    and no regular file (a pipe, /dev/stdout) is written to, never replaced.
     """
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(content)
     os.replace(part, path)
@@ -20,6 +29,30 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """The same for text, as UTF-8 with \\n line ends."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def deliver(path: Path, text: str) -> None:
+    """Write a result where the user asked for it, in a folder that is made where it is missing. Raises WorkDirError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text)
+    except OSError as error:
+        raise WorkDirError(f"{path}: cannot be written ({error.strerror}); choose another file") from None
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """A file of its own that appears whole; on btrfs and XFS the kernel lets both share blocks until one is changed."""
+    part = target.with_name(f".{target.name}.part")
+    try:
+        with source.open("rb") as read, part.open("wb") as write:
+            while os.copy_file_range(read.fileno(), write.fileno(), COPIED_AT_ONCE):
+                pass
+        whole = part.stat().st_size == source.stat().st_size
+    except (AttributeError, OSError):  # not on Linux, or not between these file systems
+        whole = False
+    if not whole:
+        shutil.copyfile(source, part)
+    os.replace(part, target)
 
 
 def sha256_file(path: Path) -> str:

@@ -14,7 +14,6 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,11 +25,11 @@ from typing import IO, Any
 
 from toolchain.console import log
 from toolchain.errors import DigestMismatch, ToolchainError, WorkDirError
-from toolchain.files import sha256_file, write_text
+from toolchain.files import copy_whole, sha256_file, write_text
+from toolchain.published import FILE, REPORT, write_digests
 
 PACKAGE = Path(__file__).parent
 POLL_S = 0.2
-COPIED_AT_ONCE = 1 << 30  # bytes
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class WorkDir:
         if self.dry or rank() != 0:
             return target
         with _disk_errors(target):
-            published, wanted, found = _read_json(self.out / "published.json"), _recorded(source), None
+            published, wanted, found = _read_json(self.out / FILE), _recorded(source), None
             if target.exists() and not target.samefile(source):  # earlier versions made hard links
                 found = sha256_file(target)
                 if name in published and found not in (published[name], wanted):
@@ -109,10 +108,11 @@ class WorkDir:
                                          "the file was altered: delete it and run the same command again")
             if found != wanted:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                _copy(source, target)
+                copy_whole(source, target)
             if published.get(name) != wanted:
                 published[name] = wanted
-                write_text(self.out / "published.json", json.dumps(published, indent=1, sort_keys=True))
+                published.pop(REPORT, None)  # it is of the files before, until the build is done
+                write_digests(self.out, published)
         return target
 
     def withdraw(self, name: str) -> None:
@@ -121,13 +121,13 @@ class WorkDir:
             return
         target = self.out / name
         with _disk_errors(target):
-            published = _read_json(self.out / "published.json")
+            published = _read_json(self.out / FILE)
             ours = published.pop(name, None)
             if ours is None:
                 return
             if target.is_file() and sha256_file(target) == ours:
                 target.unlink()
-            write_text(self.out / "published.json", json.dumps(published, indent=1, sort_keys=True))
+            write_digests(self.out, published)
 
 
 def stage_key(name: str, section: Any, inputs: Sequence[str], rooms: Sequence[str], packages: Sequence[str]) -> str:
@@ -257,21 +257,6 @@ def _recorded(source: Path) -> str:
     """Digest of a stage's file, which `stage` has just verified; of any other file it is computed."""
     record = _read_json(source.parent / "stage.json").get("files")
     return str(record[source.name]) if isinstance(record, dict) and source.name in record else sha256_file(source)
-
-
-def _copy(source: Path, target: Path) -> None:
-    """A file of its own that appears whole; on btrfs and XFS the kernel lets both share blocks until one is changed."""
-    part = target.with_name(f".{target.name}.part")
-    try:
-        with source.open("rb") as read, part.open("wb") as write:
-            while os.copy_file_range(read.fileno(), write.fileno(), COPIED_AT_ONCE):
-                pass
-        whole = part.stat().st_size == source.stat().st_size
-    except (AttributeError, OSError):  # not on Linux, or not between these file systems
-        whole = False
-    if not whole:
-        shutil.copyfile(source, part)
-    os.replace(part, target)
 
 
 @contextmanager

@@ -104,7 +104,7 @@ def test_a_folder_that_is_no_finished_build_is_refused(tmp_path):
     with pytest.raises(DigestMismatch, match="predictions.npz: SHA-256 is"):
         read_run(folder)
     (folder / "predictions.npz").unlink()
-    with pytest.raises(ToolchainError, match="predictions.npz: not found"):
+    with pytest.raises(ToolchainError, match="predictions.npz: is missing"):
         read_run(folder)
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -76,8 +77,8 @@ def test_missing_evidence_ends_with_12_and_other_images_with_3(run, baseline, tm
 
 
 def test_what_cannot_be_read_or_written_is_said(run, baseline, tmp_path, capsys, monkeypatch):
-    ends(1, "check", run, "--baseline", tmp_path / "none.json")
-    ends(1, "check", tmp_path, "--baseline", baseline)
+    ends(3, "check", run, "--baseline", tmp_path / "none.json")
+    ends(9, "check", tmp_path, "--baseline", baseline)
     ends(2, "check", run, "--baseline", baseline, "--margin", "0")
     ends(9, "baseline", run, "-o", run / "report.json" / "b.json")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(run))
@@ -86,6 +87,29 @@ def test_what_cannot_be_read_or_written_is_said(run, baseline, tmp_path, capsys,
     for words in ("$GITHUB_STEP_SUMMARY", "none.json: cannot be read", "has no report.json", "--margin 0: expected above 0", "cannot be written"):
         assert words in said
     assert "Traceback" not in said
+
+
+def test_a_verdict_counts_more_than_a_file_that_cannot_be_written(run, baseline, tmp_path, capsys):
+    write(run, LABELS, KEYS, {**ANSWERS, INT8: wrong_at(LABELS, range(200))})
+    ends(11, "check", run, "--baseline", baseline, "--json", run / "report.json" / "c.json")
+    told = capsys.readouterr().err
+    assert "worse than the baseline" in told and "c.json: cannot be written" in told
+
+
+def test_a_pipe_is_written_to_and_never_replaced(run, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE)
+    ends(0, "baseline", run, "-o", pipe)
+    assert json.loads(reader.communicate(timeout=60)[0])["engines"] and not pipe.is_file()
+
+
+def test_an_edited_report_is_not_judged(run, baseline, tmp_path, capsys):
+    text = (run / "report.json").read_text()
+    (run / "report.json").write_text(text.replace('"measured": true', '"measured": false', 1))
+    ends(8, "check", run, "--baseline", baseline)
+    ends(8, "baseline", run, "-o", tmp_path / "edited.json")
+    assert "report.json: SHA-256 is" in capsys.readouterr().err
 
 
 def test_the_same_images_in_another_order_give_the_same_verdict(run, baseline, tmp_path):

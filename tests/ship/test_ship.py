@@ -126,12 +126,15 @@ def test_an_engine_that_was_not_measured_here_is_shipped_as_such(tmp_path: Path,
     (f"golden/{NAME}.npy", b"", 8, "was altered"),
     ("onnx/model.int8.onnx", b"", 8, "was altered"),
     (f"engines/{NAME}/engine.json", text({**RECORD, "sha256": "1" * 64}), 8, "was altered"),
+    (f"engines/{NAME}/engine.json", text({**RECORD, "precision": "fp16"}), 8, "was altered"),
     (f"engines/{NAME}/engine.json", None, 6, "no engine folder"),
+    ("report.json", b"{}", 8, "was altered"),
+    ("recipe.resolved.yaml", b"name: other\n", 8, "was altered"),
     ("golden/images.npy", None, 9, "is missing"),
     ("recipe.resolved.yaml", None, 9, "is missing"),
     ("published.json", b"[", 9, "no file of this build can be checked"),
-    ("published.json", text({"preprocess.json": 1}), 8, "was altered"),
-    ("report.json", None, 1, "cannot be read"),
+    ("published.json", text({"preprocess.json": 1}), 9, "does not tell the SHA-256 of report.json"),
+    ("report.json", None, 9, "is missing"),
 ])
 def test_a_file_that_is_not_what_was_reported_is_not_shipped(
     file: str, content: bytes | None, code: int, told: str, run: Path, capsys: pytest.CaptureFixture[str]
@@ -231,3 +234,10 @@ def test_shipping_and_verifying_load_neither_torch_nor_a_runtime(run: Path, tmp_
             "print([m for m in ('torch', 'onnx', 'onnxruntime', 'tensorrt_rtx') if m in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code, run, tmp_path / "b", tmp_path / "keys"], capture_output=True, text=True)
     assert done.stdout.endswith("[]\n"), done.stderr
+
+
+def test_a_bundle_replaces_no_pipe_or_device(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    code, told = call(capsys, "ship", run, "--engine", "int8", "-o", pipe)
+    assert code == 9 and "not a regular file" in told and not pipe.is_file()

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from toolchain.check.finished_run import Run
 from toolchain.check.pack import numbers, packed, read_numbers, unpacked
-from toolchain.errors import ToolchainError
+from toolchain.errors import DataError
 from toolchain.report.part import Bytes, Part, Percent, Positive
 from toolchain.report.schema import EngineResult, Report
 
@@ -146,24 +146,24 @@ def default_file(run: Run) -> Path:
 
 
 def load_baseline(path: Path) -> Baseline:
-    """Read a baseline. Raises ToolchainError naming the file and every field that is not as it should be."""
+    """Read a baseline. Raises DataError naming the file and every field that is not as it should be."""
     try:
         if path.stat().st_size > LARGEST_FILE:
-            raise ToolchainError(f"{path}: {path.stat().st_size:,} bytes are no baseline; expected at most "
+            raise DataError(f"{path}: {path.stat().st_size:,} bytes are no baseline; expected at most "
                                  f"{LARGEST_FILE:,}")
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ToolchainError(f"{path}: cannot be read ({error.strerror}); make it with `toolchain baseline RUN "
+        raise DataError(f"{path}: cannot be read ({error.strerror}); make it with `toolchain baseline RUN "
                              f"-o {path}`") from None
     except (ValueError, RecursionError) as error:
-        raise ToolchainError(f"{path}: not JSON ({error}); restore it from git, or make it again with `toolchain "
+        raise DataError(f"{path}: not JSON ({error}); restore it from git, or make it again with `toolchain "
                              f"baseline RUN -o {path}`") from None
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
-        raise ToolchainError(f"{path}: schema_version: found {version!r}, expected {SCHEMA_VERSION}; make the baseline "
+        raise DataError(f"{path}: schema_version: found {version!r}, expected {SCHEMA_VERSION}; make the baseline "
                              "again with this version")
     try:
         return Baseline.model_validate(content)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}".lstrip(": ") for e in error.errors()[:5])
-        raise ToolchainError(f"{path}: {wrong}; restore it from git, or make it again") from None
+        raise DataError(f"{path}: {wrong}; restore it from git, or make it again") from None

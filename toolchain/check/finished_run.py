@@ -6,8 +6,6 @@ that are there twice, labels and then answers decide the order.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.check.pack import coded, digest
-from toolchain.errors import DataError, DigestMismatch, ToolchainError
-from toolchain.files import sha256_file
+from toolchain.errors import DataError, WorkDirError
 from toolchain.measure.latency import round_ratios
+from toolchain.published import proven
 from toolchain.report.schema import Report, load_report
 
 ANSWERS, TIMES = "predictions.npz", "latency.npz"
@@ -41,13 +39,12 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """The build in `folder`. Raises ToolchainError, DataError or DigestMismatch, naming the file and what to do."""
+    """The build in `folder`. Raises WorkDirError, DataError or DigestMismatch, naming the file and what to do."""
     if not (folder / "report.json").is_file():
-        raise ToolchainError(f"{folder}: has no report.json; expected the folder of a finished build, such as "
+        raise WorkDirError(f"{folder}: has no report.json; expected the folder of a finished build, such as "
                              "build/vgg11_int8")
-    report = load_report(folder / "report.json")
-    written = _published(folder)
-    answers, times = (_arrays(folder / name, written) for name in (ANSWERS, TIMES))
+    report = load_report(proven(folder, "report.json"))
+    answers, times = (_arrays(proven(folder, name)) for name in (ANSWERS, TIMES))
     measured = [engine for engine in report.engines if engine.measured]
     if missing := [engine.name for engine in measured if engine.name not in answers]:
         raise DataError(f"{folder / ANSWERS}: has no answers of {', '.join(missing)}; build again")
@@ -70,22 +67,9 @@ def sorted_codes(answers: NDArray[np.int64], labels: NDArray[np.int64], keys: ND
     return coded(answers[order], labels[order])
 
 
-def _arrays(path: Path, written: Mapping[str, str]) -> dict[str, NDArray[Any]]:
-    if not path.is_file():
-        raise ToolchainError(f"{path}: not found; run `toolchain build` again, which leaves it beside the report")
-    if path.name in written and (found := sha256_file(path)) != written[path.name]:
-        raise DigestMismatch(f"{path}: SHA-256 is {found[:16]}, but {written[path.name][:16]} was written; the file "
-                             "was altered: delete it and build again")
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays}
     except Exception as error:  # zipfile, zlib and numpy each have their own
-        raise ToolchainError(f"{path}: cannot be read ({error}); delete it and build again") from None
-
-
-def _published(folder: Path) -> dict[str, str]:
-    try:
-        return dict(json.loads((folder / "published.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise ToolchainError(f"{folder / 'published.json'}: cannot be read ({error}), so no file of this build can be "
-                             "checked; build again") from None
+        raise DataError(f"{path}: cannot be read ({error}); delete it and build again") from None

@@ -12,6 +12,7 @@ from toolchain import __version__
 from toolchain.engines.record import RECORD, EngineRecord, verify
 from toolchain.errors import DigestMismatch, EngineError, LimitsNotHeld, RecipeError, WorkDirError, nearest
 from toolchain.files import sha256_file
+from toolchain.published import digests, proven
 from toolchain.report.limits import fp32_reference
 from toolchain.report.schema import EngineResult, Report, load_report
 from toolchain.runner import contents
@@ -31,7 +32,7 @@ def gathered(run: Path, engine: str, portable: bool = False, anyway: bool = Fals
     devices that build their own. anyway: also where limits were not held; the manifest says so. Raises RecipeError,
     EngineError, DigestMismatch (a file is not what was reported), LimitsNotHeld, WorkDirError (the build is not whole).
     """
-    report = load_report(run / "report.json")
+    report = load_report(proven(run, "report.json"))
     result = chosen(run, report, engine)
     folder = run / "engines" / result.name
     record, file = verify(folder)
@@ -43,18 +44,17 @@ def gathered(run: Path, engine: str, portable: bool = False, anyway: bool = Fals
     if broken and not anyway:
         raise LimitsNotHeld(f"{result.name} does not hold its limits: {'; '.join(broken)}; ship it all the same with "
                             "--anyway, and the bundle will say so")
-    shown = _Published(run)
     name = str(report.recipe.get("name"))
     files: dict[str, bytes | Path] = {
-        f"engine/{record.engine}": file, contents.ENGINE_RECORD: folder / RECORD,
-        contents.PREPROCESS: shown.file("preprocess.json"), "recipe.yaml": _there(run / "recipe.resolved.yaml"),
+        f"engine/{record.engine}": file, contents.ENGINE_RECORD: proven(run, f"engines/{result.name}/{RECORD}"),
+        contents.PREPROCESS: proven(run, "preprocess.json"), "recipe.yaml": proven(run, "recipe.resolved.yaml"),
         contents.CLASSES: _json({"classes": report.data.classes}), contents.MEASURED: _json(_measured(report, result)),
         "provenance.json": _json(_provenance(report, record, run)), "sbom.cdx.json": _sbom(name, record, report),
-        **_golden(shown, result.name, report.data.classes),
+        **_golden(run, result.name, report.data.classes),
         **runner_files(),
     }
     if portable:
-        files[contents.PORTABLE] = shown.with_digest("onnx", record.onnx_sha256)
+        files[contents.PORTABLE] = _with_digest(run, "onnx", record.onnx_sha256)
     facts = {field: getattr(record, field) for field in OF_ENGINE} | {"file": f"engine/{record.engine}"}
     return {"name": name, "engine": facts, "measured": result.measured, "limits_not_held": broken}, files
 
@@ -77,32 +77,13 @@ def chosen(run: Path, report: Report, asked: str) -> EngineResult:
     return named[0]
 
 
-class _Published:
-    """Files that a build shows, each held against the digest that the build wrote down."""
-
-    def __init__(self, run: Path) -> None:
-        self.run = run
-        try:
-            self.digests = dict(json.loads((run / "published.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            raise WorkDirError(f"{run / 'published.json'}: cannot be read, so no file of this build can be checked; "
-                               "run the build again") from None
-
-    def file(self, name: str) -> Path:
-        """The file as it was published. Raises WorkDirError, DigestMismatch."""
-        path = _there(self.run / name)
-        if sha256_file(path) != self.digests.get(name):
-            raise DigestMismatch(f"{path}: its SHA-256 is not the one that the build wrote down; the file was altered: "
-                                 "delete it and run the build again")
-        return path
-
-    def with_digest(self, folder: str, digest: str) -> Path:
-        """The file in `folder` that has this very digest. Raises WorkDirError, DigestMismatch."""
-        for name, sha256 in sorted(self.digests.items()):
-            if name.startswith(f"{folder}/") and sha256 == digest:
-                return self.file(name)
-        raise WorkDirError(f"{self.run / folder}: holds no file with SHA-256 {digest[:16]}, which the engine was built "
-                           "from; run the build again")
+def _with_digest(run: Path, folder: str, digest: str) -> Path:
+    """The file in `folder` that has this very digest. Raises WorkDirError, DigestMismatch."""
+    for name, sha256 in sorted(digests(run).items()):
+        if name.startswith(f"{folder}/") and sha256 == digest:
+            return proven(run, name)
+    raise WorkDirError(f"{run / folder}: holds no file with SHA-256 {digest[:16]}, which the engine was built from; "
+                       "run the build again")
 
 
 def _measured(report: Report, result: EngineResult) -> dict[str, Any]:
@@ -122,14 +103,14 @@ def _provenance(report: Report, record: EngineRecord, run: Path) -> dict[str, An
             "shipped_by": {"toolchain": __version__, "code_sha256": code_digest(".")}}
 
 
-def _golden(shown: _Published, engine: str, classes: list[str]) -> dict[str, bytes]:
+def _golden(run: Path, engine: str, classes: list[str]) -> dict[str, bytes]:
     """Golden images, logits and answers, as raw bytes that any language reads. Raises WorkDirError."""
-    index = json.loads(shown.file("golden/golden.json").read_text(encoding="utf-8"))
+    index = json.loads(proven(run, "golden/golden.json").read_text(encoding="utf-8"))
     facts = index["engines"].get(engine)
     if facts is None:  # neither the engine nor its file can be run where it was built
         return {}
-    images = np.load(shown.file("golden/images.npy"), allow_pickle=False)
-    logits = np.load(shown.file(f"golden/{engine}.npy"), allow_pickle=False)
+    images = np.load(proven(run, "golden/images.npy"), allow_pickle=False)
+    logits = np.load(proven(run, f"golden/{engine}.npy"), allow_pickle=False)
     content = {"images": len(images), "shape": list(images.shape[1:]), "layout": "NHWC", "channels": "RGB",
                "answers": [classes[index] for index in logits.argmax(axis=1)], **facts}
     return {contents.GOLDEN: _json(content), contents.GOLDEN_IMAGES: np.ascontiguousarray(images, np.uint8).tobytes(),
@@ -140,12 +121,6 @@ def _sbom(name: str, record: EngineRecord, report: Report) -> bytes:
     from toolchain.ship.sbom import sbom
 
     return sbom(name, record, report)
-
-
-def _there(path: Path) -> Path:
-    if not path.is_file():
-        raise WorkDirError(f"{path}: is missing; run the build again with this version: finished stages are kept")
-    return path
 
 
 def _json(content: Any) -> bytes:

@@ -51,6 +51,8 @@ def write_bundle(
     if sum(map(_size, everything.values())) > LARGEST_BUNDLE - (1 << 20) or len(everything) > MOST_FILES:
         raise RecipeError(f"{path}: {len(everything)} files of {sum(map(_size, everything.values()))} bytes, a bundle "
                           f"holds {MOST_FILES} of {LARGEST_BUNDLE} bytes at most")
+    if path.exists() and not path.is_file():
+        raise WorkDirError(f"{path}: not a regular file, which a bundle must be to be written whole; choose another -o")
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

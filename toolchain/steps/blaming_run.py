@@ -10,6 +10,7 @@ from toolchain.engines import backend
 from toolchain.engines.record import EngineRecord, read_record, verify
 from toolchain.errors import DigestMismatch, RecipeError, WorkDirError, nearest
 from toolchain.files import sha256_file
+from toolchain.published import proven
 from toolchain.recipe.quantize import Int4, Int8
 from toolchain.report.schema import EngineResult, Report, load_report
 from toolchain.steps.contestants import REPORT
@@ -61,7 +62,7 @@ def find_run(folder: Path, engine: str | None = None) -> Run:
         raise DigestMismatch(f"{quantized}: {what}; delete it if it is there, and build again")
     ranges = folder / "ranges" / f"{chosen.precision}.json"
     if ranges.is_file():
-        _check_published(folder, ranges)
+        proven(folder, ranges.relative_to(folder).as_posix())
     return Run(folder, report, chosen.name, record, quantized, _reference(folder, report, chosen.precision),
                ranges if ranges.is_file() else None)
 
@@ -83,7 +84,7 @@ def expected_file(run: Run, out: Path) -> Path | None:
         path = run.folder / "engines" / run.engine / RESULT
         if not path.is_file():
             return None
-        _check_published(run.folder, path)
+        proven(run.folder, path.relative_to(run.folder).as_posix())
         chosen = json.loads(path.read_text(encoding="utf-8"))
     convert(run.reference, out, precision, backend(run.record.runtime).rules(run.record),
             Ranges.load(run.ranges) if run.ranges else None, Int8.model_validate(quantize.get("int8") or {}),
@@ -111,24 +112,12 @@ def _chosen(folder: Path, report: Report, asked: str | None) -> EngineResult:
 def _reference(folder: Path, report: Report, precision: str) -> Path:
     path = folder / "onnx" / f"float.{precision}.onnx"
     if path.is_file():
-        _check_published(folder, path)
+        proven(folder, path.relative_to(folder).as_posix())
         return path
     quantize = report.recipe.get("quantize") or {}
     plain = sorted((folder / "onnx").glob("model.fp32.*.onnx"))
     if plain and quantize.get("method") in ("ptq", "gpfq") and not quantize.get("repair"):
-        _check_published(folder, plain[0])
+        proven(folder, plain[0].relative_to(folder).as_posix())
         return plain[0]
     raise WorkDirError(f"{path}: is missing, an older version made this build; run its `toolchain build` again, which "
                        "adds it and repeats little")
-
-
-def _check_published(folder: Path, path: Path) -> None:
-    try:
-        published = json.loads((folder / "published.json").read_text(encoding="utf-8"))
-        expected = published[path.relative_to(folder).as_posix()]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise WorkDirError(f"{folder / 'published.json'}: does not tell the SHA-256 of {path.name}; build "
-                           "again") from None
-    if (found := sha256_file(path)) != expected:
-        raise DigestMismatch(f"{path}: SHA-256 is {found[:16]}, but {expected[:16]} was written; the file was altered: "
-                             "delete it and build again")

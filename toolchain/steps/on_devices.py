@@ -14,6 +14,7 @@ from toolchain.engines.record import verify
 from toolchain.errors import DeviceError, ToolchainError
 from toolchain.files import sha256_file
 from toolchain.measure.npz import save_arrays
+from toolchain.published import REPORT, record
 from toolchain.report.devices import DeviceResult
 from toolchain.report.make import write_report
 from toolchain.report.schema import Report
@@ -45,6 +46,7 @@ def on_devices(job: Job, report: Report, devices: Mapping[str, Device]) -> tuple
     report = report.model_copy(update={"devices": results})
     sheets = [path.read_bytes() if (path := run / name).is_file() else None for name in ("gradcam.png", SHEET)]
     write_report(report, run, *sheets)
+    record(run, REPORT)
     return report, found | {one.name: DeviceError(f"{one.name}: {told}") for one in results if (told := wrong(one))}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.errors import ToolchainError
+from toolchain.published import REPORT, record
 from toolchain.recipe.schema import Engine, Recipe
 from toolchain.report.make import make_report, write_report
 from toolchain.report.schema import Report
@@ -57,6 +58,7 @@ def reported(
         pruning=_read(folders["pruned_facts"] / "pruned_facts.json") if "pruned_facts" in folders else None)
     write_report(report, work.out, *(sheets[key].read_bytes() if key in sheets and sheets[key].is_file() else None
                                      for key in ("fidelity", "pruned_facts")))
+    record(work.out, REPORT, "recipe.resolved.yaml")
     return report
 
 
