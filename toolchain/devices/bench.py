@@ -43,9 +43,10 @@ async def bench(link: Link, files: Sequence[Timed], how: Mapping[str, Any], thre
     engines = [_engine(one, name, link, facts) for one, name in zip(files, names, strict=True)]
     content = with_id({"engines": engines, "threads": threads, "bench": dict(how)}, nonce=secrets.token_hex(8))
     await send(link, {one.sha256: one.file for one in files})
+    known = dict(zip(names, files, strict=True))
     if any("onnx" in engine for engine in engines):
-        _all_built((await job(link, "build", content))["engines"], dict(zip(names, files, strict=True)), link)
-    answer = await job(link, "bench", content)
+        _all_built((await _asked(link, "build", content, known))["engines"], known, link)
+    answer = await _asked(link, "bench", content, known)
     with TemporaryDirectory(prefix="toolchain-bench-") as scratch:
         await link.fetch(f"{link.folder}/{answer['file']}", Path(scratch) / "latency.npz")
         with np.load(Path(scratch) / "latency.npz", allow_pickle=False) as stored:
@@ -90,6 +91,19 @@ def _onnx(one: Timed, link: Link, facts: Mapping[str, Any]) -> dict[str, Any]:
     machine = str(facts["machine"]).lower()
     target = next((target for target, machines in MACHINES.items() if machine in machines), "cpu_x86")
     return {"runtime": runtime, "target": target, "file": one.sha256}
+
+
+async def _asked(
+    link: Link, command: str, content: Mapping[str, Any], known: Mapping[str, Timed]
+) -> dict[str, Any]:
+    """The answer to a job; an error calls files as they are called here. Raises DeviceError."""
+    try:
+        return await job(link, command, content)
+    except DeviceError as error:
+        told = str(error)
+        for name, one in known.items():
+            told = told.replace(one.sha256, one.name).replace(name, one.name)
+        raise DeviceError(told) from None
 
 
 def _all_built(engines: Mapping[str, Any], files: Mapping[str, Timed], link: Link) -> None:
