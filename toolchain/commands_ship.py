@@ -38,7 +38,8 @@ def run_ship(
     signer = chosen(folder, key)
     content, files = gathered(run, engine, portable, anyway)
     if device is not None:
-        _fitting({**content, "files": files}, device, "add --portable to ship its ONNX file, or build it for that one")
+        _fitting({**content, "files": files}, device, 
+                 "ship an engine built for it, or with --portable the ONNX file that it builds its own from")
         content["to"] = device
     words = _passphrase(passphrase_file, ask=locked(folder, signer), repeat=False)
     private = open_private(folder, signer, words)

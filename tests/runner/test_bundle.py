@@ -210,8 +210,21 @@ def test_an_engine_is_refused_by_a_device_it_was_not_built_for(manifest: dict, d
 
 def test_a_device_builds_its_own_engine_where_the_onnx_file_came_along() -> None:
     assert fitting(engine("tensorrt_rtx", "1.7.1", "sm89", portable=True), ORIN) == "portable"
-    with pytest.raises(Refused):
+    with pytest.raises(Refused, match="the device has no runtime"):
         fitting(engine("tensorrt_rtx", "1.7.1", "sm89", portable=True), {**ORIN, "runtimes": {}})
+
+
+def test_tensorrt_makes_no_engine_of_unsigned_codes_and_none_without_a_gpu() -> None:
+    jetson = {**ORIN, "runtimes": {"tensorrt": "10.3.0"}}
+    of_cpu = engine("onnxruntime", "1.31.1", "cpu_x86", portable=True)
+    of_cpu["engine"]["precision"] = "int8"
+    with pytest.raises(Refused, match="which onnxruntime is to run: the device has tensorrt 10.3.0"):
+        fitting(of_cpu, jetson)
+    assert fitting(of_cpu, ORIN) == "portable"  # it has onnxruntime too
+    of_cpu["engine"]["precision"] = "fp16"
+    assert fitting(of_cpu, jetson) == "portable"
+    with pytest.raises(Refused, match="no NVIDIA GPU"):
+        fitting(of_cpu, {**jetson, "sm": None})
 
 
 def test_the_bytes_of_a_bundle_follow_from_its_content() -> None:

@@ -163,7 +163,7 @@ BATCH = {"min": 1, "opt": 8, "max": 16}
 
 @pytest.mark.parametrize(("runtime", "target", "here", "name", "batch"), [
     ("tensorrt_rtx", "sm86", ORIN, "int8.tensorrt.local_gpu", BATCH), ("tensorrt", "local_gpu", ORIN, "int8.tensorrt.local_gpu", BATCH),
-    ("onnxruntime", "cpu_x86", ORIN, "int8.tensorrt.local_gpu", BATCH), ("onnxruntime", "cpu_x86", PI, "int8.onnxruntime.cpu_arm", None),
+    ("onnxruntime", "cpu_x86", PI, "int8.onnxruntime.cpu_arm", None),
     ("tensorrt", "local_gpu", PI, "int8.onnxruntime.cpu_arm", None), ("openvino", "cpu_x86", PI, "int8.onnxruntime.cpu_arm", None),
     ("onnxruntime", "cuda", {**ORIN, "runtimes": {"onnxruntime": "1.20.1"}}, "int8.onnxruntime.cuda", None),
     ("tensorrt", "local_gpu", {"machine": "x86_64", "sm": None, "runtimes": {"onnxruntime": "1.20.1", "tensorrt": "10.3.0"}}, "int8.onnxruntime.cpu_x86", None),

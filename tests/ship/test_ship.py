@@ -94,10 +94,12 @@ def test_the_runner_in_a_bundle_verifies_it_with_python_alone(
 def test_the_portable_onnx_file_goes_along_for_devices_that_build_their_own(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    orin = "machine=aarch64 sm=87 tensorrt=10.3.0"
+    orin = "machine=aarch64 sm=87 onnxruntime=1.31.1"
     code, shown = call(capsys, "ship", run, "--engine", "int8", "--to", orin)
-    assert code == 13 and "onnxruntime, which is not installed there; add --portable" in shown
+    assert code == 13 and "built for cpu_x86, and the device is aarch64; ship an engine built for it, or with --portable" in shown
     assert not (run / BUNDLE).exists()
+    code, shown = call(capsys, "ship", run, "--engine", "int8", "--portable", "--to", "machine=aarch64 sm=87 tensorrt=10.3.0")
+    assert code == 13 and "the device has tensorrt 10.3.0" in shown and not (run / BUNDLE).exists()
     assert call(capsys, "ship", run, "--engine", "int8", "--to", orin, "--portable")[0] == 0
     code, shown = call(capsys, "verify", run / BUNDLE, "--for", orin)
     assert code == 0 and "builds its own engine" in shown

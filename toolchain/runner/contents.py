@@ -17,6 +17,7 @@ from .trust import Refused, strict_json
 if TYPE_CHECKING:
     from .bundle import Bundle
 
+ON_CPUS, WITH_ACTIVATIONS = ("onnxruntime", "openvino"), ("int8", "mixed")  # whose activations are codes too
 ENGINE_RECORD, PORTABLE = "engine/engine.json", "portable/model.onnx"
 PREPROCESS, CLASSES, MEASURED = "preprocess.json", "classes.json", "measured.json"
 GOLDEN, GOLDEN_IMAGES, GOLDEN_LOGITS = "golden.json", "golden.images.u8", "golden.logits.f32"
@@ -91,9 +92,25 @@ def fitting(manifest: Mapping[str, Any], device: Mapping[str, Any]) -> str:
     hindrance = _hindrance(engine, device)
     if hindrance is None and engine["file"] in manifest["files"]:
         return "engine"
-    if PORTABLE in manifest["files"] and device["runtimes"]:
+    if PORTABLE in manifest["files"] and makers(engine, device):
         return "portable"
-    raise Refused(f"{engine['name']} is not for this device: {hindrance or 'its file is not in the bundle'}")
+    more = ""
+    if PORTABLE in manifest["files"]:
+        has = ", ".join(f"{name} {version}" for name, version in device["runtimes"].items()) or "no runtime"
+        more = (f"; nor can an engine be made of its ONNX file there, which {engine['runtime']} is to run: "
+                f"the device has {has}" + ("" if device["sm"] else " and no NVIDIA GPU"))
+    raise Refused(f"{engine['name']} is not for this device: {hindrance or 'its file is not in the bundle'}{more}")
+
+
+def makers(engine: Mapping[str, Any], device: Mapping[str, Any]) -> list[str]:
+    """Runtimes of the device that can make an engine of the portable file, best first.
+
+    TensorRT takes signed codes alone, and what is quantized for a CPU has unsigned ones.
+    """
+    unsigned = engine["runtime"] in ON_CPUS and engine.get("precision") in WITH_ACTIVATIONS
+    able = {"tensorrt": bool(device["sm"]) and not unsigned, "onnxruntime": True}
+    found = [name for name in able if name in device["runtimes"] and able[name]]
+    return sorted(found, key=lambda name: name != engine["runtime"])
 
 
 def _hindrance(engine: Mapping[str, str], device: Mapping[str, Any]) -> str | None:

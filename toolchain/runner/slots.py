@@ -14,7 +14,7 @@ from typing import Any
 
 from .answers import Failed, progress
 from .bundle import MANIFEST, Bundle, open_bundle
-from .contents import GOLDEN, GOLDEN_IMAGES, GOLDEN_LOGITS, MACHINES, PORTABLE, PREPROCESS, fitting
+from .contents import GOLDEN, GOLDEN_IMAGES, GOLDEN_LOGITS, MACHINES, PORTABLE, PREPROCESS, fitting, makers
 from .making import RECORD, make_engine
 from .place import DIGEST, SLOTS, Place, flushed, locked, sha256_file, write_json
 from .probe import device, need_numpy
@@ -200,11 +200,7 @@ def _unpacked(place: Place, bundle: Bundle, takes: str, folder: Path) -> dict[st
 def _own(manifest: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
     """What engine this device makes of the portable file: of the same runtime where it has that."""
     engine = manifest["engine"]
-    usable = [name for name in ("tensorrt", "onnxruntime")
-              if name in here["runtimes"] and (here["sm"] or name != "tensorrt")]
-    if not usable:
-        raise Refused(f"{engine['name']} is not for this device: it has no GPU for its tensorrt, and no onnxruntime")
-    kind = engine["runtime"] if engine["runtime"] in usable else usable[0]
+    kind = makers(engine, here)[0]  # `fitting` has found that there is one
     cpu = next((target for target, names in MACHINES.items() if str(here["machine"]).lower() in names), "cpu_x86")
     target = "local_gpu" if kind == "tensorrt" else engine["target"] if engine["target"] == "cuda" else cpu
     return {"name": f"{engine['precision']}.{kind}.{target}", "precision": engine["precision"],
