@@ -65,8 +65,12 @@ def intro(report: Report) -> str:
             continue
         told.append(f"{one.name}: {one.machine}, batch {one.batch}, {one.threads} CPU threads.")
         told += [f"{one.name}: {name} is left out: {why}." for name, why in one.left_out.items()]
-        told += [f"{one.name}: the latency of {engine.name} is inconclusive: {'; '.join(engine.validity.causes)}."
-                 for engine in one.engines if engine.validity and engine.validity.causes]
+        doubted: dict[str, list[str]] = {}
+        for engine in one.engines:
+            if engine.validity and engine.validity.causes:
+                doubted.setdefault("; ".join(engine.validity.causes), []).append(engine.name)
+        told += [f"{one.name}: the latency of {', '.join(names)} is inconclusive: {causes}."
+                 for causes, names in doubted.items()]
     return " ".join(told)
 
 
@@ -76,6 +80,8 @@ def rows(report: Report) -> list[list[str]]:
 
 
 def _row(device: str, engine: DeviceEngine) -> list[str]:
+    from toolchain.report import words  # which know the whole report, and so this part of it
+
     if not engine.built:
         return [device, engine.name, f"not built: {engine.reason}", *[NOTHING] * 4]
     latency, speedup = engine.latency_ms, engine.speedup_vs_fp32
@@ -83,5 +89,5 @@ def _row(device: str, engine: DeviceEngine) -> list[str]:
     golden = {True: "as here", False: "others", None: "none"}[engine.golden_held]
     distance = f" ({engine.golden_distance:.1e})" if engine.golden_distance is not None else ""
     return [device, engine.name, NOTHING if engine.top1_percent is None else f"{engine.top1_percent:.2f}",
-            f"{latency.p50:.4g}{doubt}" if latency else NOTHING, f"{speedup.value:.2f}×" if speedup else NOTHING,
-            f"{engine.engine_bytes / 1e6:.2f} MB" if engine.engine_bytes is not None else NOTHING, golden + distance]
+            f"{words.milliseconds(latency.p50)}{doubt}" if latency else NOTHING,
+            words.times(speedup.value if speedup else None), words.size(engine.engine_bytes), golden + distance]

@@ -1,0 +1,47 @@
+"""The rows of engines on devices, on every page."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from toolchain.report.devices import DeviceResult, intro, rows
+from toolchain.report.html import render_html
+from toolchain.report.markdown import render_markdown
+from toolchain.report.schema import Report
+
+LATENCY = {"p50": 1.25, "p95": 1.5, "p99": 2.0, "mean": 1.3, "std": 0.1, "n": 400}
+ORIN = {"name": "orin", "machine": "Orin <b>", "batch": 1, "threads": 12, "left_out": {"int8.openvino.cpu_x86": "no openvino"}, "engines": [
+    {"name": "fp32", "built": True, "engine_bytes": 2_000_000, "golden_held": True, "golden_distance": 1e-4, "top1_percent": 91.5,
+     "latency_ms": LATENCY, "validity": {"verdict": "inconclusive", "causes": ["hot"]}},
+    {"name": "int8", "built": True, "golden_held": False, "latency_ms": {**LATENCY, "p50": 0.5}, "speedup_vs_fp32": {"value": 2.5},
+     "validity": {"verdict": "inconclusive", "causes": ["hot"]}},
+    {"name": "int4", "built": False, "reason": "no kernel"}]}
+GONE = {"name": "nano", "reason": "does not answer"}
+
+
+@pytest.fixture
+def report(joined: Callable[..., Report], engines: list[dict[str, Any]]) -> Report:
+    return joined(engines).model_copy(update={"devices": [DeviceResult.model_validate(one) for one in (ORIN, GONE)]})
+
+
+def test_each_engine_on_each_device_has_a_row(report: Report) -> None:
+    assert rows(report) == [
+        ["orin", "fp32", "91.50", "1.25 ?", "–", "2.0 MB", "as here (1.0e-04)"],
+        ["orin", "int8", "–", "0.500 ?", "2.50×", "–", "others"],
+        ["orin", "int4", "not built: no kernel", "–", "–", "–", "–"]]
+
+
+def test_it_is_said_where_and_why_not(report: Report) -> None:
+    told = intro(report)
+    assert "orin: Orin <b>, batch 1, 12 CPU threads." in told and "nano: does not answer." in told
+    assert "orin: int8.openvino.cpu_x86 is left out: no openvino." in told
+    assert "orin: the latency of fp32, int8 is inconclusive: hot." in told
+
+
+def test_pages_show_them_and_obey_no_name(report: Report) -> None:
+    html, markdown = render_html(report), render_markdown(report)
+    assert "On devices" in html and "Orin &lt;b&gt;" in html and "<b>" not in html.partition("On devices")[2].partition("</section>")[0]
+    assert "## On devices" in markdown and "Orin &lt;b&gt;" in markdown
+    assert "On devices" not in render_html(report.model_copy(update={"devices": []}))
+    assert Report.model_validate_json(report.to_json()) == report
