@@ -129,3 +129,20 @@ def test_the_gate_loads_neither_torch_nor_a_runtime(run, baseline):
             "sys.exit(str([m for m in ('torch', 'onnx', 'onnxruntime', 'openvino', 'tensorrt_rtx', 'scipy') if m in sys.modules]))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.strip() == "[]", done.stderr
+
+
+def test_a_file_that_may_not_be_read_is_an_error_and_no_bug(run, baseline, monkeypatch, capsys):
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied", str(run / "predictions.npz"))
+
+    monkeypatch.setattr("toolchain.check.finished_run.np.load", denied)
+    monkeypatch.setattr("toolchain.published.sha256_file", denied)
+    ends(9, "check", run, "--baseline", baseline)
+    assert "predictions.npz: Permission denied; mend its permissions" in capsys.readouterr().err
+
+
+def test_a_terminal_without_unicode_loses_no_verdict(run, baseline):
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-m", "toolchain", "check", str(run), "--baseline", str(baseline), "--all"],
+                          capture_output=True, env=environment)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr and b"pass" in done.stdout, done.stderr

@@ -139,7 +139,7 @@ def test_engines_that_are_new_gone_or_not_measured_are_said():
     assert (outcomes[INT8, "engine"], words[INT8, "engine"]) == ("not judged", "new: the baseline has none")
     other = make_baseline(made(LABELS, KEYS, ANSWERS)).model_copy(update={"recipe_sha256": "00"})
     outcomes, words = found(made(LABELS, KEYS, alone), other)
-    assert outcomes[INT8, "engine"] == "not judged" and "whose recipe is another" in words[INT8, "engine"]
+    assert outcomes[INT8, "engine"] == "not enough evidence" and "whose recipe is another" in words[INT8, "engine"]
 
 
 def test_an_engine_that_can_no_longer_be_built_is_a_regression():

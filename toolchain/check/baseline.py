@@ -76,7 +76,7 @@ class Baseline(Part):
     recipe: str
     recipe_sha256: str = Field(description="of the recipe with every default")
     images: Images
-    engines: dict[str, BaselineEngine]
+    engines: dict[str, BaselineEngine] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _every_word_unpacks(self) -> Baseline:
@@ -84,8 +84,10 @@ class Baseline(Part):
             try:
                 if engine.answers is not None:
                     unpacked(engine.answers, self.images.n)
-                if engine.speedup_by_round is not None:
-                    read_numbers(engine.speedup_by_round)
+                if engine.speedup_by_round is not None and not len(read_numbers(engine.speedup_by_round)):
+                    raise ValueError("speedup_by_round holds no round")
+                if engine.answers is None and engine.top1_percent is not None:
+                    raise ValueError("has a top-1 and no answers")
             except ValueError as error:
                 raise ValueError(f"engines.{name}: {error}") from None
         return self

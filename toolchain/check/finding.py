@@ -29,8 +29,8 @@ class Tolerances:
     def __post_init__(self) -> None:
         wrong = [f"{option} {value:g}: expected {expected}" for option, value, expected, right in (
             ("--margin", self.margin_points, "above 0, at most 100", 0 < self.margin_points <= 100),
-            ("--alpha", self.alpha, "above 0, below 0.5", 0 < self.alpha < 0.5),
-            ("--beta", self.beta, "above 0, below 0.5", 0 < self.beta < 0.5),
+            ("--alpha", self.alpha, "1e-9 to 0.5", 1e-9 <= self.alpha < 0.5),
+            ("--beta", self.beta, "1e-9 to 0.5", 1e-9 <= self.beta < 0.5),
             ("--latency", self.latency_percent or 0, "at least 0", (self.latency_percent or 0) >= 0),
             ("--size", self.size_percent, "at least 0", self.size_percent >= 0),
             ("--memory", self.memory_percent, "at least 0", self.memory_percent >= 0)) if not right]

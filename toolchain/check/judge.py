@@ -63,9 +63,10 @@ def _gone(run: Run, baseline: Baseline, names: list[str]) -> Iterable[Finding]:
     same = baseline.recipe_sha256 == recipe_digest(run.report)
     for name in baseline.engines:
         if name not in names:
-            yield Finding(name, "engine", "not enough evidence" if same else "not judged",
+            yield Finding(name, "engine", "not enough evidence",
                           "not in this run, though the recipe is the baseline's: is its runtime installed here?" if same
-                          else "not in this run, whose recipe is another than the baseline's")
+                          else "not in this run, whose recipe is another than the baseline's: make the baseline anew if "
+                          "that is meant")
 
 
 def _sizes(engine: EngineResult, before: BaselineEngine, asked: Tolerances) -> Iterable[Finding]:

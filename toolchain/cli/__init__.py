@@ -15,7 +15,7 @@ from toolchain.cli import (  # noqa: F401 - each adds its commands to app, in th
     understanding,
 )
 from toolchain.cli.options import app
-from toolchain.errors import ToolchainError
+from toolchain.errors import ToolchainError, WorkDirError
 
 INTERRUPTED = 130  # what typer turns a KeyboardInterrupt into
 
@@ -24,6 +24,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point: runs a command and exits with its code; a ToolchainError becomes one message."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words or bool(os.environ.get("TOOLCHAIN_DEBUG"))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without Unicode shows '?', and loses no result
     try:
         app([w for w in words if w != "--debug"], prog_name="toolchain")
     except ToolchainError as error:
@@ -40,6 +43,10 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.strerror:  # a file or disk of theirs, wherever it was met
+            what = f"{error.filename}: " if error.filename else ""
+            print(f"error: {what}{error.strerror}; mend its permissions, or choose another place", file=sys.stderr)
+            sys.exit(WorkDirError.exit_code)
         print(f"internal error: {type(error).__name__}: {error}\nThis is a bug in toolchain: please report it with the "
               "traceback that --debug shows.", file=sys.stderr)
         sys.exit(70)
