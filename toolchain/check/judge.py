@@ -65,8 +65,8 @@ def _gone(run: Run, baseline: Baseline, names: list[str]) -> Iterable[Finding]:
         if name not in names:
             yield Finding(name, "engine", "not enough evidence",
                           "not in this run, though the recipe is the baseline's: is its runtime installed here?" if same
-                          else "not in this run, whose recipe is another than the baseline's: make the baseline anew if "
-                          "that is meant")
+                          else "not in this run, whose recipe is another than the baseline's: make the baseline anew "
+                          "if that is meant")
 
 
 def _sizes(engine: EngineResult, before: BaselineEngine, asked: Tolerances) -> Iterable[Finding]:
