@@ -1,0 +1,98 @@
+"""Our latencies beside those of harnesses that share no code with us, in processes of their own.
+
+    python benchmarks/harness.py MODEL.onnx [--threads 1] [--repeats 5]
+
+ONNX Runtime: a plain loop around `session.run`. OpenVINO: its own `benchmark_app`. Ours: `toolchain bench`. They take
+turns, `--repeats` times; what counts is the median over the turns of each, and how far ours is from theirs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+LOOP = """
+import sys, time, statistics, numpy as np, onnxruntime as ort
+options = ort.SessionOptions()
+options.intra_op_num_threads = int(sys.argv[2])
+session = ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+given = session.get_inputs()[0]
+image = np.random.default_rng(0).standard_normal([1, *given.shape[1:]], np.float32)
+for _ in range(50):
+    session.run(None, {given.name: image})
+spent = []
+for _ in range(1000):
+    start = time.perf_counter()
+    session.run(None, {given.name: image})
+    spent.append(time.perf_counter() - start)
+print(1e3 * statistics.median(spent))
+"""
+
+
+def ours(model: Path, runtime: str, threads: int) -> tuple[float, str]:
+    """(median milliseconds, verdict) of `toolchain bench`."""
+    with TemporaryDirectory() as folder:
+        found = Path(folder) / "bench.json"
+        subprocess.run([sys.executable, "-m", "toolchain", "bench", str(model), "--runtime", runtime, "--threads",
+                        str(threads), "--json", str(found)], check=True, capture_output=True)
+        (row,) = json.loads(found.read_text())["rows"]
+    return row["latency_ms"]["p50"], row["validity"]["verdict"]
+
+
+def loop(model: Path, threads: int) -> float:
+    """Median milliseconds of ONNX Runtime in a plain loop."""
+    words = [sys.executable, "-c", LOOP, str(model), str(threads)]
+    return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+
+
+def benchmark_app(model: Path, threads: int) -> float | None:
+    """Median milliseconds by OpenVINO's own tool; None where it is not installed."""
+    tool = shutil.which("benchmark_app", path=str(Path(sys.executable).parent))
+    if tool is None:
+        return None
+    done = subprocess.run([tool, "-m", str(model), "-d", "CPU", "-hint", "none", "-api", "sync", "-nstreams", "1",
+                           "-nthreads", str(threads), "-infer_precision", "f32", "-t", "4", "-shape", _shape(model)],
+                          check=True, capture_output=True, text=True)
+    return float(re.search(r"Median:\s+([\d.]+) ms", done.stdout).group(1))  # type: ignore[union-attr]
+
+
+def _shape(model: Path) -> str:
+    import onnx
+
+    dims = onnx.load(model, load_external_data=False).graph.input[0].type.tensor_type.shape.dim
+    return "[" + ",".join(str(d.dim_value or 1) for d in dims) + "]"
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    harnesses = {"onnxruntime": ("a plain loop", loop), "openvino": ("benchmark_app", benchmark_app)}
+    for runtime, (name, harness) in harnesses.items():
+        mine, theirs, verdicts = [], [], []
+        for _ in range(args.repeats):
+            milliseconds, verdict = ours(args.model, runtime, args.threads)
+            mine.append(milliseconds)
+            verdicts.append(verdict)
+            if (other := harness(args.model, args.threads)) is not None:
+                theirs.append(other)
+        if not theirs:
+            print(f"{runtime}: {name} is not installed")
+            continue
+        ratio = statistics.median(mine) / statistics.median(theirs)
+        print(f"{runtime}: ours {statistics.median(mine):.4f} ms ({verdicts.count('valid')} of {len(verdicts)} valid), "
+              f"{name} {statistics.median(theirs):.4f} ms, {100 * (ratio - 1):+.1f} %")
+
+
+if __name__ == "__main__":
+    main()
