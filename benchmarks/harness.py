@@ -60,7 +60,10 @@ def benchmark_app(model: Path, threads: int) -> float | None:
     done = subprocess.run([tool, "-m", str(model), "-d", "CPU", "-hint", "none", "-api", "sync", "-nstreams", "1",
                            "-nthreads", str(threads), "-infer_precision", "f32", "-t", "4", "-shape", _shape(model)],
                           check=True, capture_output=True, text=True)
-    return float(re.search(r"Median:\s+([\d.]+) ms", done.stdout).group(1))  # type: ignore[union-attr]
+    found = re.search(r"Median:\s+([\d.]+) (ms|us)", done.stdout)
+    if found is None:
+        raise SystemExit(f"{tool}: told no median:\n{done.stdout[-2000:]}")
+    return float(found.group(1)) * {"ms": 1, "us": 1e-3}[found.group(2)]
 
 
 def _shape(model: Path) -> str:
