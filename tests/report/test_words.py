@@ -9,7 +9,8 @@ import pytest
 from toolchain.recipe.schema import Recipe
 from toolchain.report import words
 from toolchain.report.make import make_report
-from toolchain.report.schema import Latency, Report, Transfer
+from toolchain.report.part import Latency
+from toolchain.report.schema import Report, Transfer
 
 
 def latency(p50: float, std: float) -> Latency:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from toolchain.report.part import Bytes, Part, Percent, Positive, Speedup
+from toolchain.report.part import Bytes, Latency, Part, Percent, Speedup
 from toolchain.report.validity import Validity
 
 if TYPE_CHECKING:
@@ -14,17 +14,6 @@ if TYPE_CHECKING:
 
 TITLES = ("Device", "Engine", "Top-1 %", "p50 ms", "Speed-up", "Engine file", "Golden answers")
 NOTHING = "–"
-
-
-class DeviceLatency(Part):
-    """Milliseconds per batch, over every timed run on the device."""
-
-    p50: Positive
-    p95: Positive
-    p99: Positive
-    mean: Positive
-    std: float = Field(ge=0)
-    n: int = Field(ge=1, description="timed runs")
 
 
 class DeviceEngine(Part):
@@ -39,7 +28,7 @@ class DeviceEngine(Part):
     golden_held: bool | None = Field(None, description="it answers golden inputs as where it came from; null: none")
     golden_distance: float | None = Field(None, ge=0, description="|logits - golden| / |golden|")
     top1_percent: Percent | None = None
-    latency_ms: DeviceLatency | None = None
+    latency_ms: Latency | None = None
     validity: Validity | None = None
     speedup_vs_fp32: Speedup | None = Field(None, description="over the FP32 engine of the same runtime there")
 

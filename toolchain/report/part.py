@@ -24,3 +24,14 @@ class Speedup(Part):
     value: Positive
     low: Positive | None = None
     high: Positive | None = None
+
+
+class Latency(Part):
+    """Milliseconds per batch, over every timed run."""
+
+    p50: Positive
+    p95: Positive
+    p99: Positive
+    mean: Positive
+    std: float = Field(ge=0)
+    n: int = Field(ge=1, description="timed runs")

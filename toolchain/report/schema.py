@@ -16,7 +16,7 @@ from toolchain.errors import ToolchainError
 from toolchain.report.contract import Contract
 from toolchain.report.devices import DeviceResult
 from toolchain.report.fidelity import Fidelity, Taught
-from toolchain.report.part import Bytes, Part, Percent, Positive, Speedup
+from toolchain.report.part import Bytes, Latency, Part, Percent, Positive, Speedup
 from toolchain.report.pruned import Pruning
 from toolchain.report.quantized import Quantization
 from toolchain.report.validity import Validity
@@ -76,17 +76,6 @@ class StageResult(Part):
     key: str
     cached: bool
     seconds: float | None = Field(None, ge=0)
-
-
-class Latency(Part):
-    """Milliseconds per batch, over every timed run."""
-
-    p50: Positive
-    p95: Positive
-    p99: Positive
-    mean: Positive
-    std: float = Field(ge=0)
-    n: int = Field(ge=1, description="timed runs")
 
 
 class Change(Part):

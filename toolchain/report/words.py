@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from toolchain.recipe.schema import PRECISIONS
 from toolchain.report.limits import fp32_reference, fp32_weight_bytes, top1_drop, weight_share
-from toolchain.report.part import Speedup
-from toolchain.report.schema import EngineResult, Gap, Latency, Report, StageResult, Transfer
+from toolchain.report.part import Latency, Speedup
+from toolchain.report.schema import EngineResult, Gap, Report, StageResult, Transfer
 
 NOTHING = "–"
 FAR_APART = 90.0  # percent: below this, equal top-1 figures do not mean equal networks
