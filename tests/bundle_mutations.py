@@ -27,6 +27,7 @@ from bundles import (
 )
 
 from toolchain.runner.bundle import CENTRAL, END, LOCAL, MANIFEST, SIGNATURE, structure
+from toolchain.runner.trust import key_text
 from toolchain.ship.pack import manifest_text
 
 Mutation = tuple[str, bytes, str]  # what was done, the bundle, a regular expression of the reason
@@ -246,6 +247,32 @@ def nonsense() -> Iterator[Mutation]:
         yield manifest(f"the manifest {raw[:12]!r}", "no JSON|JSON object", raw)
 
 
+def public_keys() -> Iterator[Mutation]:
+    """Files of public keys that somebody without the private key made of the trusted one."""
+    own = json.loads(key_text(KEY))
+
+    def made(what: str, reason: str, **changed: object) -> Mutation:
+        return what, text({**own, **changed}), reason
+
+    later, other = KEY._replace(expires=date.max), KEY._replace(name="other")
+    yield made("an edited expiry", "does not hold", expires="2999-12-31")
+    yield made("an expiry a day later", "does not hold", expires="2028-01-01")
+    yield made("an edited name", "does not hold", name="other")
+    yield made("an edited day of birth", "does not hold", created="2025-11-01")
+    yield made("dates exchanged", "does not hold", created=own["expires"], expires=own["created"])
+    yield made("an expiry that a stranger signed", "does not hold", expires="9999-12-31",
+               signature=STRANGER.sign(later.statement).hex())
+    yield made("a name that a stranger signed", "does not hold", name="other", signature=STRANGER.sign(other.statement).hex())
+    yield made("the signature of a manifest", "does not hold", signature=signed(files())[SIGNATURE][8:].hex())
+    yield made("another key's signature", "does not hold", public_key=(theirs := STRANGER.public_key().public_bytes_raw()).hex(),
+               key_id=KEY._replace(public=theirs).key_id)
+    yield "no signature", text({k: v for k, v in own.items() if k != "signature"}), "not signed by the key itself"
+    for value in ("", "00", "00" * 64, "zz", None, 7):
+        yield made(f"the signature {value!r:.10}", "does not hold|no public key", signature=value)
+    yield "an expiry more", key_text(KEY).replace("{", '{"expires": "2999-12-31",', 1).encode(), "stands in it twice"
+
+
 UNSIGNED: list[Mutation] = [*flips(), *lengths(), *rezipped(), *keys(), *hostile()]
 SIGNED: list[Mutation] = list(nonsense())
+KEYS: list[Mutation] = list(public_keys())
 LATER = date(2028, 1, 1)

@@ -13,11 +13,11 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from toolchain.runner.bundle import MANIFEST, SIGNATURE, Member, central_header, local_header
-from toolchain.runner.trust import Key
+from toolchain.ship.keys import self_signed
 from toolchain.ship.pack import manifest_text
 
 PRIVATE = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
-KEY = Key("workshop", PRIVATE.public_key().public_bytes_raw(), date(2027, 12, 31))
+KEY = self_signed(PRIVATE, "workshop", date(2026, 11, 1), date(2027, 12, 31))
 STRANGER = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
 TODAY = date(2026, 11, 21)
 TRUSTED = {KEY.key_id: KEY}

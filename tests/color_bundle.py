@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from bundles import KEY, files, ordered, signed, text, zipped
+from bundles import KEY, PRIVATE, files, ordered, signed, text, zipped
 from onnx import TensorProto, helper, numpy_helper
 
 from toolchain.runner.trust import key_text
 from toolchain.ship.gather import runner_files
+from toolchain.ship.keys import self_signed
 from toolchain.ship.pack import manifest_text
 
 CLASSES = ["red", "green", "blue"]
@@ -26,7 +27,7 @@ PREPROCESS: dict[str, Any] = {"image_size": SIZE, "resize": None, "mean": [0.5, 
 TARGET = "cpu_arm" if platform.machine().lower() in ("aarch64", "arm64") else "cpu_x86"
 NAME = f"fp32.onnxruntime.{TARGET}"
 QUICK_JOB = {"batch": 2, "warmup": 1, "rounds": 4, "runs": 3, "attempts": 1, "seed": 5}  # bench of a job
-BEST = KEY._replace(expires=date.max)
+BEST = self_signed(PRIVATE, KEY.name, KEY.created, date.max)
 
 
 def color_net(gain: float = 1.0, batch: int | str = "n") -> bytes:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundle_mutations import LATER, SIGNED, UNSIGNED, Mutation
+from bundle_mutations import KEYS, LATER, SIGNED, UNSIGNED, Mutation
 from bundles import ENGINE, KEY, TODAY, TRUSTED, files, ordered, signed, sound, text, zipped
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +20,7 @@ from toolchain.runner import bundle as reader
 from toolchain.runner import trust
 from toolchain.runner.bundle import MANIFEST, Bundle, open_bundle
 from toolchain.runner.contents import fitting
-from toolchain.runner.trust import Refused
+from toolchain.runner.trust import Refused, key_text, read_key, trusted_keys
 from toolchain.ship.pack import manifest_text
 
 
@@ -93,6 +93,21 @@ def test_what_a_trusted_key_signed_by_mistake_is_refused(mutation: Mutation, tmp
 def test_an_expired_key_is_refused_and_its_last_day_is_not(tmp_path: Path) -> None:
     assert "expired on 2027-12-31" in refusal(tmp_path / "b", sound(), LATER)
     open_bundle(tmp_path / "b", TRUSTED, KEY.expires)
+
+
+@pytest.mark.parametrize("mutation", KEYS, ids=[name for name, _, _ in KEYS])
+def test_a_public_key_that_says_what_its_key_did_not_sign_opens_nothing(mutation: Mutation, tmp_path: Path) -> None:
+    (tmp_path / "workshop.pub").write_bytes(mutation[1])
+    with pytest.raises(Refused, match=mutation[2]):
+        trusted_keys(tmp_path)
+
+
+def test_no_byte_of_a_public_key_changes_what_it_says(tmp_path: Path) -> None:
+    path, whole = tmp_path / "k.pub", key_text(KEY).encode()
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(Refused):
+            read_key(path)
 
 
 def test_without_any_trusted_key_nothing_is_opened(tmp_path: Path) -> None:

@@ -8,14 +8,14 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from bundles import KEY, PRIVATE, TODAY
+from bundles import KEY, PRIVATE, STRANGER, TODAY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolchain.errors import BundleRefused, RecipeError, WorkDirError
 from toolchain.runner.ed25519 import verified
-from toolchain.runner.trust import Key, Refused, key_text, read_key, trusted_keys
-from toolchain.ship.keys import believed, chosen, locked, new_key, open_private, own_keys, trust
+from toolchain.runner.trust import Refused, key_text, read_key, trusted_keys
+from toolchain.ship.keys import believed, chosen, locked, new_key, open_private, own_keys, self_signed, trust
 
 LATER = date(2027, 12, 31)
 
@@ -97,7 +97,7 @@ def test_a_public_key_is_trusted_once_it_was_named(tmp_path: Path) -> None:
     assert trust(tmp_path / "keys", tmp_path / "their.pub") == KEY
     assert believed(tmp_path / "keys") == {KEY.key_id: KEY} and own_keys(tmp_path / "keys") == []
     trust(tmp_path / "keys", tmp_path / "their.pub")  # again: nothing changes
-    (tmp_path / "other.pub").write_text(key_text(KEY._replace(public=bytes(32))))
+    (tmp_path / "other.pub").write_text(key_text(self_signed(STRANGER, KEY.name, KEY.created, KEY.expires)))
     with pytest.raises(RecipeError, match="another key of this name"):
         trust(tmp_path / "keys", tmp_path / "other.pub")
 
@@ -105,12 +105,61 @@ def test_a_public_key_is_trusted_once_it_was_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("field", "value", "told"), [
     ("key_id", "0" * 16, "does not belong"), ("public_key", "00" * 32, "does not belong"), ("public_key", "0", "no public key"),
     ("public_key", None, "no public key"), ("expires", "tomorrow", "no public key"), ("name", "\x1b[2J", "does not belong"),
-    ("name", "../../x", "expected letters")])
+    ("name", "other", "does not hold"), ("expires", "2999-12-31", "does not hold"), ("created", "2020-01-01", "does not hold"),
+    ("signature", "00" * 64, "does not hold"), ("signature", "", "does not hold"), ("created", None, "no public key")])
 def test_an_altered_public_key_is_refused(field: str, value: object, told: str, tmp_path: Path) -> None:
     (tmp_path / "their.pub").write_text(json.dumps({**json.loads(key_text(KEY)), field: value}))
     with pytest.raises((BundleRefused, RecipeError), match=told):
         trust(tmp_path / "keys", tmp_path / "their.pub")
     assert not (tmp_path / "keys").exists()
+
+
+def test_a_key_of_an_unusable_name_is_refused_though_it_signed_it(tmp_path: Path) -> None:
+    (tmp_path / "x.pub").write_text(key_text(self_signed(PRIVATE, "../../x", KEY.created, KEY.expires)))
+    with pytest.raises(RecipeError, match="expected letters .* 64 at most, the first a letter or a digit"):
+        trust(tmp_path / "keys", tmp_path / "x.pub")
+
+
+def test_a_key_without_its_own_signature_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    content = json.loads(key_text(KEY))
+    del content["signature"], content["created"]
+    (tmp_path / "old.pub").write_text(json.dumps(content))
+    with pytest.raises(BundleRefused, match="not signed by the key itself.*toolchain keys new NAME"):
+        trust(tmp_path / "keys", tmp_path / "old.pub")
+
+
+def test_a_trusted_key_takes_other_dates_or_another_name_only_when_told_to(tmp_path: Path) -> None:
+    folder, file = tmp_path / "keys", tmp_path / "their.pub"
+    file.write_text(key_text(KEY))
+    trust(folder, file)
+    longer = self_signed(PRIVATE, "attic", KEY.created, date(2030, 1, 1))
+    file.write_text(key_text(longer))
+    with pytest.raises(RecipeError, match="workshop of 2026-11-01 until 2027-12-31; .*attic of .* until 2030-01-01; .*--replace"):
+        trust(folder, file)
+    assert believed(folder) == {KEY.key_id: KEY}
+    trust(folder, file, replace=True)
+    assert believed(folder) == {KEY.key_id: longer} and [p.name for p in (folder / "trusted").iterdir()] == ["attic.pub"]
+
+
+def test_two_trusted_files_that_say_different_things_about_a_key_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.pub").write_text(key_text(KEY))
+    (tmp_path / "b.pub").write_text(key_text(KEY))
+    assert trusted_keys(tmp_path) == {KEY.key_id: KEY}
+    (tmp_path / "b.pub").write_text(key_text(self_signed(PRIVATE, KEY.name, KEY.created, date(2030, 1, 1))))
+    with pytest.raises(Refused, match="b.pub: .* until 2030-01-01.* already by a.pub .*2027-12-31.*delete one"):
+        trusted_keys(tmp_path)
+
+
+def test_the_private_half_is_never_trusted(tmp_path: Path) -> None:
+    new_key(tmp_path / "here", "workshop", LATER, today=TODAY)
+    with pytest.raises(RecipeError, match="is the private half of a key.*trust its public half, workshop.pub"):
+        trust(tmp_path / "keys", tmp_path / "here/workshop.key")
+
+
+def test_a_key_file_that_is_not_there_is_a_mistake_of_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "workshop.pub").write_text(key_text(KEY))
+    with pytest.raises(RecipeError, match="does not exist, did you mean 'workshop.pub'"):
+        trust(tmp_path / "keys", tmp_path / "workshp.pub")
 
 
 def test_a_damaged_file_among_the_trusted_keys_is_named(tmp_path: Path) -> None:
@@ -129,7 +178,7 @@ def test_the_public_half_is_that_of_the_private_one() -> None:
 
 @settings(max_examples=60)
 @given(content=st.binary(max_size=200) | st.dictionaries(
-    st.sampled_from(["name", "key_id", "public_key", "expires"]), st.text(max_size=5) | st.integers() | st.none(),
+    st.sampled_from(["name", "key_id", "public_key", "created", "expires", "signature"]), st.text(max_size=5) | st.integers() | st.none(),
 ).map(lambda d: json.dumps(d).encode()))
 def test_no_file_makes_the_reader_of_keys_fail(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.getbasetemp() / "fuzzed_keys"
@@ -150,4 +199,5 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 def test_a_key_is_read_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / "k.pub").write_text(key_text(KEY))
-    assert read_key(tmp_path / "k.pub") == KEY == Key("workshop", KEY.public, date(2027, 12, 31))
+    assert read_key(tmp_path / "k.pub") == KEY
+    assert (KEY.name, KEY.created, KEY.expires) == ("workshop", date(2026, 11, 1), date(2027, 12, 31))

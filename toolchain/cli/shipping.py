@@ -98,8 +98,14 @@ def keys_list(key_folder: KeysOption = None) -> None:
 @keys.command("trust")
 def keys_trust(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A public key, NAME.pub")], key_folder: KeysOption = None,
+    replace: Annotated[bool, typer.Option(
+        "--replace", help="Also if this key is trusted already with another name or other dates.")] = False,
 ) -> None:
-    """Accept bundles signed by the public key in FILE, until it expires."""
+    """Accept bundles signed by the public key in FILE, until it expires.
+
+    The key signed its name and dates itself: a FILE in which they were altered
+    is refused.
+    """
     from toolchain.commands_ship import run_keys_trust
 
-    run_keys_trust(file, key_folder)
+    run_keys_trust(file, key_folder, replace)

@@ -20,14 +20,16 @@ from toolchain.runner.trust import PUBLIC, Key, Refused, key_text, read_key, tru
 
 PRIVATE, TRUSTED = ".key", "trusted"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+NAMES = "letters (a to z), digits, '.', '_', '@' and '-', 64 at most, the first a letter or a digit"
 OTHERS = 0o077  # permission bits that a private key's file must not have
 
 
 def new_key(folder: Path, name: str, expires: date, passphrase: bytes | None = None, today: date | None = None) -> Key:
     """Make a key pair in `folder` and trust it here. Raises RecipeError (name, day), WorkDirError."""
     if not NAME.fullmatch(name):
-        raise RecipeError(f"keys new: found the name '{name}', expected letters, digits, '.', '_', '@' and '-'")
-    if expires < (today or date.today()):
+        raise RecipeError(f"keys new: found the name '{name}', expected {NAMES}")
+    today = today or date.today()
+    if expires < today:
         raise RecipeError(f"keys new: --expires {expires} has gone by; expected a day to come")
     files = [folder / f"{name}{PRIVATE}", folder / f"{name}{PUBLIC}", folder / TRUSTED / f"{name}{PUBLIC}"]
     taken = [path for path in files if path.exists()]
@@ -36,7 +38,7 @@ def new_key(folder: Path, name: str, expires: date, passphrase: bytes | None = N
     private = Ed25519PrivateKey.generate()
     locked = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
     pem = private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked)
-    key = Key(name, private.public_key().public_bytes_raw(), expires)
+    key = self_signed(private, name, today, expires)
     try:
         for place in (folder, folder / TRUSTED):
             place.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -47,6 +49,12 @@ def new_key(folder: Path, name: str, expires: date, passphrase: bytes | None = N
     except OSError as error:
         raise _unwritable(folder, error) from None
     return key
+
+
+def self_signed(private: Ed25519PrivateKey, name: str, created: date, expires: date) -> Key:
+    """The public half, with what it says of itself signed."""
+    key = Key(name, private.public_key().public_bytes_raw(), created, expires)
+    return key._replace(signature=private.sign(key.statement))
 
 
 def open_private(folder: Path, key: Key, passphrase: bytes | None = None) -> Ed25519PrivateKey:
@@ -92,21 +100,55 @@ def chosen(folder: Path, name: str | None, today: date | None = None) -> Key:
     return key
 
 
-def trust(folder: Path, file: Path) -> Key:
-    """Believe what the public key in `file` signs. Raises BundleRefused, or RecipeError where the name is taken."""
+def public_keys(folder: Path) -> list[Key]:
+    """The public keys that lie in `folder` itself, where they sign and trust nothing. Raises BundleRefused."""
+    return [_read(path) for path in sorted(folder.glob(f"*{PUBLIC}"))]
+
+
+def trust(folder: Path, file: Path, replace: bool = False) -> Key:
+    """Believe what the public key in `file` signs. replace: also where this key is trusted with another name or dates.
+
+    Raises BundleRefused for what is no such key, RecipeError where nothing may be overwritten.
+    """
+    _refuse_private(file)
     key = _read(file)
     if not NAME.fullmatch(key.name):
-        raise RecipeError(f"{file}: its name is {key.name!r}, expected letters, digits, '.', '_', '@' and '-'")
+        raise RecipeError(f"{file}: its name is {key.name!r}, expected {NAMES}")
     place = folder / TRUSTED / f"{key.name}{PUBLIC}"
     if place.exists() and _read(place).public != key.public:
         raise RecipeError(f"{place}: another key of this name is trusted already; delete it first if it was replaced")
+    before = [path for path in (folder / TRUSTED).glob(f"*{PUBLIC}") if _read(path).public == key.public]
+    if not replace and (other := next((old for old in map(_read, before) if old != key), None)):
+        raise RecipeError(f"{file}: this key ({key.key_id}) is trusted already, as {_dated(other)}; {file.name} says "
+                          f"{_dated(key)}; trust that instead with --replace")
     try:
         for parent in (folder, folder / TRUSTED):
             parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_text(place, key_text(key))
+        for path in set(before) - {place}:
+            path.unlink()
     except OSError as error:
         raise _unwritable(folder, error) from None
     return key
+
+
+def _dated(key: Key) -> str:
+    return f"{key.name} of {key.created} until {key.expires}"
+
+
+def _refuse_private(file: Path) -> None:
+    """Raises RecipeError where there is no file, and for a private key, which must not be handed around."""
+    if not file.exists():
+        beside = [path.name for path in file.parent.glob(f"*{PUBLIC}")]
+        raise RecipeError(f"{file}: does not exist{nearest(file.name, beside)}; expected a public key, NAME{PUBLIC}")
+    try:
+        with open(file, "rb") as opened:
+            private = b"PRIVATE KEY-----" in opened.read(256)
+    except OSError:  # told by whoever reads it whole
+        return
+    if private:
+        raise RecipeError(f"{file}: is the private half of a key, which must never leave the machine it was made on; "
+                          f"trust its public half, {file.with_suffix(PUBLIC).name}")
 
 
 def believed(folder: Path) -> dict[str, Key]:
