@@ -9,7 +9,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolchain.errors import BundleRefused, RecipeError
+from toolchain.errors import BundleRefused, RecipeError, nearest
 from toolchain.runner.bundle import open_bundle
 from toolchain.runner.contents import GOLDEN, fitting
 from toolchain.runner.trust import Refused
@@ -38,7 +38,7 @@ def run_ship(
     signer = chosen(folder, key)
     content, files = gathered(run, engine, portable, anyway)
     if device is not None:
-        _fitting({**content, "files": files}, device, 
+        _fitting({**content, "files": files}, device,
                  "ship an engine built for it, or with --portable the ONNX file that it builds its own from")
         content["to"] = device
     words = _passphrase(passphrase_file, ask=locked(folder, signer), repeat=False)
@@ -54,17 +54,21 @@ def run_ship(
 def run_verify(path: Path, device: str | None = None, keys: Path | None = None, as_json: bool = False) -> int:
     """Check the bundle in `path`, and whether it fits `device` (`here`, or what it has). Returns 0.
 
-    Raises BundleRefused with the first thing that does not hold.
+    Raises BundleRefused with the first thing that does not hold, RecipeError where there is no such file.
     """
     from toolchain.ship.keys import TRUSTED, believed
 
     folder = _folder(keys)
+    if not path.exists():
+        beside = [one.name for one in path.parent.glob("*.bundle")]
+        raise RecipeError(f"{path}: does not exist{nearest(path.name, beside)}; expected a bundle, as `toolchain ship` "
+                          "writes it")
     try:
         bundle = open_bundle(path, believed(folder))
     except Refused as told:
         hint = f" (in {folder / TRUSTED}; toolchain keys trust FILE)" if "not trusted here" in str(told) else ""
         raise BundleRefused(f"{told}{hint}") from None
-    takes = _fitting(bundle.manifest, device, "ship the engine that was built for it") if device else None
+    takes = _fitting(bundle.manifest, device, "ship the engine that was built for it") if device is not None else None
     if as_json:
         print(json.dumps(bundle.manifest, indent=1, sort_keys=True))
         return 0
@@ -87,25 +91,30 @@ def run_keys_new(
 
 
 def run_keys_list(keys: Path | None = None) -> None:
-    """Print the keys of the folder, one a line."""
-    from toolchain.ship.keys import believed, own_keys
+    """Print the keys of the folder, one a line: those that sign, those that are trusted, and public ones that are
+    neither."""
+    from toolchain.ship.keys import believed, own_keys, public_keys
 
     folder, today = _folder(keys), date.today()
     trusted = believed(folder)
     own = {key.key_id: key for key in own_keys(folder)}
-    for key in sorted({**trusted, **own}.values(), key=lambda one: one.name):
+    public = {key.key_id: key for key in public_keys(folder)}
+    for key in sorted({**public, **trusted, **own}.values(), key=lambda one: one.name):
         roles = [role for role, there in (("signs", own), ("trusted", trusted)) if key.key_id in there]
         state = "expired on" if today > key.expires else "until"
-        print(f"{key.key_id}  {key.name:<20} {', '.join(roles):<15} {state} {key.expires}")
-    if not own and not trusted:
-        print(f"{folder}: no keys; make one: toolchain keys new NAME")
+        print(f"{key.key_id}  {key.name:<20} {', '.join(roles) or 'not trusted':<15} {state} {key.expires}")
+    if not own and not trusted and not public:
+        print(f"{folder}: no keys; make one: toolchain keys new NAME, or trust another's: toolchain keys trust FILE")
 
 
-def run_keys_trust(file: Path, keys: Path | None = None) -> None:
-    """Trust the public key in `file`. Raises BundleRefused (no such key), RecipeError (another one has its name)."""
+def run_keys_trust(file: Path, keys: Path | None = None, replace: bool = False) -> None:
+    """Trust the public key in `file`. replace: also where it is trusted with other dates.
+
+    Raises BundleRefused (no such key), RecipeError (no such file; another key has its name; it has other dates).
+    """
     from toolchain.ship.keys import trust
 
-    key = trust(_folder(keys), file)
+    key = trust(_folder(keys), file, replace)
     print(f"{key.name} ({key.key_id}) is trusted until {key.expires}")
 
 
@@ -144,11 +153,19 @@ def _passphrase(file: Path | None, ask: bool, repeat: bool) -> bytes | None:
     elif not ask:
         return None
     elif not sys.stdin.isatty():
-        raise RecipeError("the key is locked by a passphrase, and there is no terminal to ask: --passphrase-file FILE")
+        raise RecipeError("there is no terminal to ask for the key's passphrase; give it as the first line of a file: "
+                          "--passphrase-file FILE")
     else:
-        words = getpass.getpass("passphrase: ")
-        if repeat and getpass.getpass("once more: ") != words:
+        words = _asked("passphrase: ")
+        if repeat and _asked("once more: ") != words:
             raise RecipeError("the two passphrases differ; nothing was made")
     if not words:
         raise RecipeError("the passphrase is empty; nothing was done")
     return words.encode("utf-8")
+
+
+def _asked(prompt: str) -> str:
+    try:
+        return getpass.getpass(prompt)
+    except EOFError:
+        raise RecipeError("no passphrase was given; nothing was done") from None

@@ -9,18 +9,24 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pytest
-from bundles import CLASSES, ENGINE, LOGITS, RECORD, text, tiny_run
+from bundles import CLASSES, CONTENT, ENGINE, KEY, LOGITS, PRIVATE, RECORD, files, sound, text, tiny_run
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from device_python import interpreter
 
 from toolchain.cli import main
 from toolchain.errors import EngineError, RecipeError
 from toolchain.report.schema import load_report
+from toolchain.runner.trust import key_text
+from toolchain.ship import pack
 from toolchain.ship.device import facts
 from toolchain.ship.gather import chosen
+from toolchain.ship.keys import self_signed
 
 NAME = str(RECORD["name"])
 BUNDLE = f"tiny.{NAME}.bundle"
@@ -190,6 +196,69 @@ def test_a_locked_key_signs_with_its_passphrase_from_a_file(run: Path, tmp_path:
     assert code == 2 and "no terminal to ask" in shown
     assert call(capsys, "ship", run, "--engine", "int8", "--passphrase-file", tmp_path / "words")[0] == 0
     assert "vault" in (listed := call(capsys, "keys", "list")[1]) and "signs, trusted" in listed and "2999-12-31" in listed
+
+
+def test_without_a_terminal_a_passphrase_comes_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, shown = call(capsys, "keys", "new", "vault", "--passphrase", "--keys", tmp_path / "keys")
+    assert code == 2 and "no terminal to ask for the key's passphrase" in shown and "--passphrase-file FILE" in shown
+    assert not (tmp_path / "keys").exists()
+
+
+@pytest.mark.parametrize("words", [("verify", "nope.bundle"), ("keys", "trust", "nope.pub")])
+def test_a_file_that_is_not_there_is_a_mistake_of_the_command_line(
+    words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, shown = call(capsys, *words, "--keys", tmp_path)
+    assert code == 2 and f"{words[-1]}: does not exist" in shown
+
+
+def test_a_device_without_words_is_no_device(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call(capsys, "ship", run, "--engine", "int8")
+    for words in (("verify", run / BUNDLE, "--for", ""), ("ship", run, "--engine", "int8", "--to", "")):
+        code, shown = call(capsys, *words)
+        assert code == 2 and "found the device '', expected 'here'" in shown
+
+
+def test_a_machine_that_only_verifies_lists_whom_it_trusts(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    device = tmp_path / "device"
+    device.mkdir()
+    shutil.copy(tmp_path / "keys/workshop.pub", device)
+    assert "workshop             not trusted" in call(capsys, "keys", "list", "--keys", device)[1]
+    call(capsys, "keys", "trust", device / "workshop.pub", "--keys", device)
+    assert "workshop             trusted " in call(capsys, "keys", "list", "--keys", device)[1]
+
+
+def test_a_trusted_key_with_other_dates_is_replaced_only_when_told_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, last in (("old", KEY.expires), ("new", date(2030, 1, 1))):
+        (tmp_path / f"{name}.pub").write_text(key_text(self_signed(PRIVATE, "workshop", KEY.created, last)))
+    keys = ("--keys", tmp_path / "keys")
+    assert call(capsys, "keys", "trust", tmp_path / "old.pub", *keys)[0] == 0
+    code, shown = call(capsys, "keys", "trust", tmp_path / "new.pub", *keys)
+    assert code == 2 and "2027-12-31" in shown and "2030-01-01" in shown and "--replace" in shown
+    assert call(capsys, "keys", "trust", tmp_path / "new.pub", "--replace", *keys)[0] == 0
+    assert "until 2030-01-01" in call(capsys, "keys", "list", *keys)[1]
+
+
+def test_the_sbom_is_valid_cyclonedx(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call(capsys, "ship", run, "--engine", "int8")
+    with zipfile.ZipFile(run / BUNDLE) as bundle:
+        sbom = bundle.read("sbom.cdx.json").decode()
+    schema = JsonStrictValidator(SchemaVersion.V1_6)
+    assert schema.validate_str(sbom) is None
+    assert schema.validate_str(sbom.replace('"components"', '"parts"')) is not None  # it does look
+
+
+def test_two_shipments_to_one_place_do_not_disturb_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked, out = pack.open_bundle, tmp_path / "tiny.bundle"
+
+    def meanwhile(path: Path, trusted: object) -> object:
+        monkeypatch.setattr(pack, "open_bundle", checked)
+        pack.write_bundle(out, CONTENT, files(), KEY, PRIVATE.sign)  # another one begins and ends
+        return checked(path, trusted)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pack, "open_bundle", meanwhile)
+    pack.write_bundle(out, CONTENT, files(), KEY, PRIVATE.sign)
+    assert out.read_bytes() == sound() and [p.name for p in tmp_path.iterdir()] == ["tiny.bundle"]
 
 
 def test_an_empty_folder_of_keys_says_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

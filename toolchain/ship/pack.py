@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -53,10 +54,10 @@ def write_bundle(
                           f"holds {MOST_FILES} of {LARGEST_BUNDLE} bytes at most")
     if path.exists() and not path.is_file():
         raise WorkDirError(f"{path}: not a regular file, which a bundle must be to be written whole; choose another -o")
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")  # two may ship to one place at the same time
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as out:
+        with open(part, "xb") as out:
             _write(out, everything)
         open_bundle(part, {key.key_id: key})
         os.replace(part, path)
