@@ -56,7 +56,8 @@ def load_model(folder: Path) -> nn.Module:
         cfg = TorchModel.model_validate(content["model"], context={"architectures": tuple(MODELS)})
     except ValidationError as error:
         problem = error.errors()[0]
-        raise TrainError(f"{folder / ARCHITECTURE}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}; a network "
+        raise TrainError(f"{folder / ARCHITECTURE}: {'.'.join(map(str, problem['loc']))}: "
+                         f"{problem['msg'].removeprefix('Value error, ')}; a network "
                          "of your own needs --import again") from None
     model = create_model(cfg.model_copy(update={"weights": None}), content["num_classes"])
     if content["pruned"] is not None:

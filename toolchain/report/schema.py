@@ -253,5 +253,6 @@ def load_report(path: Path) -> Report:
     try:
         return Report.model_validate(content)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}"
+                          for e in error.errors())
         raise ToolchainError(f"{path}: {wrong}") from None

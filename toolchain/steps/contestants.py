@@ -105,7 +105,8 @@ def _data_section(build: Contestant) -> DataSection:
         return TypeAdapter[DataSection](Data).validate_python(build.report.recipe.get("data"))
     except ValidationError as error:
         first = error.errors()[0]
-        raise RecipeError(f"{build.path / REPORT}: recipe.data.{'.'.join(map(str, first['loc']))}: {first['msg']}; "
+        raise RecipeError(f"{build.path / REPORT}: recipe.data.{'.'.join(map(str, first['loc']))}: "
+                          f"{first['msg'].removeprefix('Value error, ')}; "
                           "name the data with --recipe, or build again with this version") from None
 
 
