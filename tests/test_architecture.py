@@ -19,7 +19,7 @@ ALLOWED = {  # room -> further rooms it may import; whatever is not here imports
     "export": {"graph"},
     "distill": {"train", "data", "models", "engines"},  # engines: a teacher may be an ONNX file
     "gradcam": {"data"},
-    "measure": {"engines"},
+    "measure": {"engines", "runner"},  # runner: one way of measuring, here and on devices
     "contract": {"engines", "graph"},
     "sensitivity": {"data", "models", "prune", "graph", "engines", "measure", "report"},
     "report": {"doctor"},

@@ -53,7 +53,7 @@ def _here(entries: Sequence[Entry], how: Mapping[str, int], threads: int | None)
     from toolchain.doctor import machine
     from toolchain.engines.cpu import default_threads
     from toolchain.measure.bench import Method, bench, refused_batch
-    from toolchain.measure.conditions import settings
+    from toolchain.runner.conditions import settings
     from toolchain.steps.benching import opened
 
     method = Method(threads or default_threads(), **how)

@@ -8,10 +8,11 @@ import numpy as np
 import psutil
 import pytest
 
-from toolchain.measure.conditions import Snapshot, Watch, power_mode, settings, snapshot, throttles, waited_s
-from toolchain.measure.validity import causes, drift, own_gap, trusted_ms
+from toolchain.measure.validity import snapshot, trusted_ms
 from toolchain.report.schema import EngineResult
 from toolchain.report.validity import Validity, told
+from toolchain.runner.conditions import Counters, Watch, causes, drift, own_gap, settings, throttles, waited_s
+from toolchain.runner.probe import power_mode
 
 FLAT = np.full((6, 4), 2.0)
 
@@ -20,7 +21,7 @@ def watch(other=0.0, waited=0.0, throttles=(0, 0), name="e"):
     """Two bursts of one second on one thread, with `other` cores kept busy by others and `waited` s in the run queue."""
     seen = Watch()
     for start in (0.0, 1.0):
-        pairs = [Snapshot(at, at, at * (1 + other), at * waited, throttles[int(at > 0)]) for at in (start, start + 1)]
+        pairs = [Counters(at, at, at * (1 + other), at * waited, throttles[int(at > 0)]) for at in (start, start + 1)]
         seen.bursts.setdefault(name, []).append((pairs[0], pairs[1]))
     return seen
 
@@ -33,7 +34,7 @@ def test_a_quiet_measurement_has_no_causes():
     (watch(other=0.4), 2, "other processes kept 0.4 of 2 cores busy"),
     (watch(other=1.5), 64, "1.5 of 64 cores"),
     (watch(waited=0.2), 2, "stood aside for others 20 % of the time"),
-    (watch(throttles=(3, 4)), 2, "slowed down for its heat"),
+    (watch(throttles=(3, 4)), 2, "the machine was slowed down for its heat"),
     (watch(throttles=(None, None)), 2, None), (watch(other=1.2), 64, None), (watch(throttles=(7, 7)), 2, None),
 ])
 def test_what_others_did_meanwhile_is_a_cause(seen, cores, word):
@@ -69,9 +70,18 @@ def test_what_the_kernel_tells_is_read_and_what_it_does_not_tell_is_left_out(tmp
         (cpu / f"cpu{core}/thermal_throttle/core_throttle_count").write_text(f"{hot}\n")
     (thermal / "thermal_zone0").mkdir(parents=True)
     (thermal / "thermal_zone0/temp").write_text("61500\n")
-    assert settings(cpu, thermal) == {"governor": "performance, powersave", "mhz": 2400, "celsius": 61.5}
-    assert throttles(cpu) == 7
-    assert settings(tmp_path / "none", tmp_path / "none") == {} and throttles(tmp_path / "none") is None
+    gpu, hwmon, none = tmp_path / "17000000.gpu", tmp_path / "hwmon1", tmp_path / "none"
+    for folder, file, number in ((gpu, "cur_freq", 918_000_000), (gpu, "min_freq", 918_000_000),
+                                 (gpu, "max_freq", 918_000_000), (hwmon, "oc3_event_cnt", 2)):
+        folder.mkdir(exist_ok=True)
+        (folder / file).write_text(f"{number}\n")
+    found = settings(cpu, thermal, tmp_path)
+    assert found.pop("load") >= 0
+    assert found == {"governor": "performance, powersave", "mhz": 2400, "celsius": 61.5, "gpu_mhz": 918, "fixed_clocks": True}
+    (gpu / "max_freq").write_text("1300500000")
+    assert settings(cpu, thermal, tmp_path)["fixed_clocks"] is False
+    assert throttles(cpu, none) == 7 and throttles(cpu, tmp_path) == 9  # and a Jetson's events of too much current
+    assert set(settings(none, none, none)) == {"load"} and throttles(none, none) is None
 
 
 def test_a_jetson_is_asked_for_its_power_mode_and_other_machines_have_none(tmp_path, monkeypatch):

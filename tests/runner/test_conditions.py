@@ -2,46 +2,18 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pytest
 
-from toolchain.measure import latency, validity
+from toolchain.measure import latency
 from toolchain.runner import conditions, timing
-
-RNG = np.random.default_rng(0)
-
-
-def watched(other: float = 0.0, waited: float = 0.0, throttled: bool = False) -> Any:
-    return SimpleNamespace(other_cores=lambda: other, waited_share=lambda name, threads: waited, throttled=lambda: throttled)
-
-
-def samples(drift: float = 1.0, gap: float = 1.0) -> dict[str, np.ndarray]:
-    """(12, 5) milliseconds of an engine and of itself again."""
-    times = 1 + 0.01 * RNG.random((12, 5))
-    times[6:] *= drift
-    return {"one": times, "again": gap * times}
-
-
-@pytest.mark.parametrize("watch", [watched(), watched(other=1.25), watched(waited=0.2), watched(throttled=True)])
-@pytest.mark.parametrize("times", [samples(), samples(drift=1.4), samples(gap=1.2), samples(drift=0.6, gap=0.8)])
-def test_the_verdict_is_the_builders(watch: Any, times: dict[str, np.ndarray]) -> None:
-    found = conditions.causes("one", times, watch, 1, 4, ("again", "one"))
-    assert found == validity.causes("one", times, watch, 1, 4, ("again", "one"))
-
-
-def test_a_quiet_run_is_valid_and_a_busy_one_is_not() -> None:
-    assert conditions.causes("one", samples(), watched(), 1, 4, ("again", "one")) == []
-    told = conditions.causes("one", samples(drift=2.0), watched(other=2.0, waited=0.5), 1, 4, ("again", "one"))
-    assert len(told) == 3 and "2.0 of 4 cores" in told[0] and "50 %" in told[1] and "2.0" in told[2]
 
 
 class Clock:
     """An engine that takes as many milliseconds as runs were asked of it so far."""
 
-    boundary = "device only"
+    on_gpu = False
 
     def __init__(self) -> None:
         self.asked: list[int] = []

@@ -141,7 +141,7 @@ def test_a_finished_engine_is_timed_as_it_came_on_noise(tmp_path: Path, capsys) 
         engine_of_job("m.onnx", file=stored(folder, color_net()))])
     code, told, _ = call(capsys, folder, "bench", file)
     assert code == 0 and told["engines"]["m.onnx"]["input"] == [3, 3, 4, 4]
-    assert told["engines"]["m.onnx"]["boundary"] == "one run, input and output in memory"
+    assert told["engines"]["m.onnx"]["boundary"] == "device only"
 
 
 @pytest.mark.parametrize(("change", "told"), [

@@ -225,7 +225,7 @@ def test_an_engine_is_built_kept_and_run(machine: Machine, tmp_path: Path) -> No
 
     images = np.arange(9, dtype=np.float32).repeat(4).reshape(9, 1, 2, 2)  # 4 + 4 + 1, the last one padded to 2
     with open_engine(ENGINE, tmp_path / "engine/engine.trt") as engine:
-        assert engine.batches == (2, 4) and engine.boundary == "device only"
+        assert engine.batches == (2, 4) and engine.on_gpu
         assert engine.infer(images).tolist() == [[3.5 * i, 7.0 * i] for i in range(9)]
         assert engine.time_ms(images[:2], 3).tolist() == [0.25] * 3
         assert engine.session.device_memory_bytes() == 1000

@@ -19,17 +19,18 @@ from toolchain.engines.protocol import Images, Loaded
 from toolchain.engines.record import EngineRecord, verify
 from toolchain.files import write_text
 from toolchain.measure.accuracy import Predictions, accuracy, agreement_percent, keyed, predict, top1_change
-from toolchain.measure.conditions import settings
-from toolchain.measure.energy import board_counter, cpu_counter, energy, gpu_counter
 from toolchain.measure.latency import DISCARD, Samples, speedup, summary
 from toolchain.measure.memory import peak_memory_bytes
 from toolchain.measure.npz import save_arrays
-from toolchain.measure.nvml import gpu_settings, opened_nvml
 from toolchain.measure.reference import fp32_reference, on_gpu
 from toolchain.measure.storage import deflate_bytes
 from toolchain.measure.throughput import fill, sweep
 from toolchain.measure.validity import trusted_ms
 from toolchain.recipe.schema import Measure
+from toolchain.runner.boundaries import outer_ms
+from toolchain.runner.conditions import settings
+from toolchain.runner.energy import counter, energy
+from toolchain.runner.nvml import card
 
 Batches = Callable[[], Iterator[tuple[Images, NDArray[np.int64]]]]
 TRANSFER_RUNS = 20
@@ -38,13 +39,15 @@ TRANSFER_RUNS = 20
 def measure_engines(
     folders: Mapping[str, Path], reasons: Mapping[str, str | None], batches: Batches, labels: NDArray[np.int64],
     cfg: Measure, folder: Path, seed: int, classes: int | None = None, unpruned: Collection[str] = (),
+    normalized: Callable[[], Images] | None = None,
 ) -> list[dict[str, Any]]:
     """Judge every engine that can run here; write predictions.npz, latency.npz and measured.json into `folder`.
 
     folders: engine name -> its folder. reasons: why an engine cannot run here (None: it can). batches: a fresh pass
     over the normalized test images (n, C, H, W) float32 with their labels. labels: (N,) int64 of the test split.
     classes: of the dataset, None: not checked beyond the labels. unpruned: names of FP32 engines of the network before
-    pruning, which the others are compared with too. Returns what measured.json holds, in that order.
+    pruning, which the others are compared with too. normalized: makes one batch (cfg.batch, C, H, W) out of pixels, of
+    which the latency from end to end is measured; None: it is not. Returns what measured.json holds, in that order.
     Raises EngineError, DigestMismatch, MissingPackage, DataError.
     """
     files = {name: verify(path) for name, path in folders.items()}
@@ -60,7 +63,8 @@ def measure_engines(
                 engines, fill(images, cfg.batch), warmup=cfg.warmup, rounds=cfg.rounds, runs=cfg.runs_per_round,
                 seed=seed, threads=threads, attempts=cfg.attempts, reference=_first_fp32(records, engines),
                 on_gpu={name for name in engines if on_gpu(records[name])})
-            extras = {name: _extras(engine, images, cfg, on_gpu(records[name])) for name, engine in engines.items()}
+            extras = {name: _extras(engine, images, cfg, on_gpu(records[name]), normalized)
+                      for name, engine in engines.items()}
         else:
             predictions, samples, extras, validity = {}, {}, {}, {}
             keys = np.empty(0, np.uint64)
@@ -93,12 +97,16 @@ def _first_fp32(records: Mapping[str, EngineRecord], engines: Mapping[str, Loade
     return next((name for name in engines if records[name].precision == "fp32"), None)
 
 
-def _extras(engine: Loaded, images: Images, cfg: Measure, on_a_gpu: bool) -> dict[str, Any]:
-    batch, nvml = fill(images, cfg.batch), opened_nvml() if on_a_gpu else None
-    counter = (gpu_counter(nvml) if nvml else board_counter()) if on_a_gpu else cpu_counter()
-    return {"throughput": sweep(engine, images, cfg.throughput_batches), "transfer_ms": _transfers(engine, batch),
-            "energy": energy(engine, batch, counter) if counter else None,
-            "machine_settings": settings() | (gpu_settings(nvml) if nvml else {})}
+def _extras(
+    engine: Loaded, images: Images, cfg: Measure, on_a_gpu: bool, normalized: Callable[[], Images] | None
+) -> dict[str, Any]:
+    batch, counts, gpu = fill(images, cfg.batch), counter(on_a_gpu), card() if on_a_gpu else None
+    set_up = settings() | (gpu.settings() if gpu else {})  # before anything else is run
+    outer = {f"{name}_ms": None if ms is None else summary(ms)
+             for name, ms in outer_ms(engine, batch, normalized).items()}
+    return {**outer, "throughput": sweep(engine, images, cfg.throughput_batches),
+            "transfer_ms": _transfers(engine, batch),
+            "energy": energy(engine, batch, counts) if counts else None, "machine_settings": set_up}
 
 
 def _memory(folder: Path, batch: int, threads: int) -> dict[str, Any]:
@@ -137,7 +145,8 @@ def _measured(
         "agreement_percent": agreement_percent(own, predictions[reference]) if reference else None,
         "top1_change_vs_fp32": changed_from(reference), "accuracy_reference": reference,
         "latency_ms": summary(samples[record.name]),
-        "latency_conditions": {"batch": cfg.batch, "threads": threads, "warmup": cfg.warmup, "rounds": cfg.rounds,
+        "latency_conditions": {"boundary": "device only", "batch": cfg.batch, "threads": threads,
+                               "warmup": cfg.warmup, "rounds": cfg.rounds,
                                "runs_per_round": cfg.runs_per_round, "discarded_per_round": DISCARD},
         "speedup_vs_fp32": faster_than(timed), "latency_reference": timed,
         "speedup_vs_unpruned": faster_than(before), "unpruned_reference": before,

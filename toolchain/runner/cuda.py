@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from .answers import Failed
 
@@ -46,6 +47,15 @@ def gpu() -> dict[str, Any] | None:
     call("cuDriverGetVersion", ctypes.byref(version))
     return {"name": name.value.decode("utf-8", "replace"), "sm": 10 * major.value + minor.value,
             "memory_bytes": memory.value, "cuda": f"{version.value // 1000}.{version.value % 1000 // 10}"}
+
+
+def uuid() -> str | None:
+    """Of the first GPU that this process sees ("GPU-…", as NVML calls it); None: there is none."""
+    cuda, device, told = library(), ctypes.c_int(), (ctypes.c_ubyte * 16)()
+    if cuda is None or cuda.cuDeviceGet(ctypes.byref(device), 0) != 0:
+        return None
+    ask = getattr(cuda, "cuDeviceGetUuid", None)
+    return f"GPU-{UUID(bytes=bytes(told))}" if ask is not None and ask(told, device) == 0 else None
 
 
 def call(name: str, *values: Any) -> None:

@@ -182,18 +182,21 @@ def accuracy(job: Job) -> dict[str, Any]:
 
 
 def bench(job: Job) -> dict[str, Any]:
-    """latency.npz: every engine's milliseconds (rounds, runs), timed side by side."""
-
-    from .timing import method, summary, trusted_ms
+    """latency.npz: every engine's milliseconds (rounds, runs), timed side by side, device only; what it is with
+    transfers and end to end, and what an image costs, stand in the answer."""
+    from .timing import beside, method, summary, trusted_ms
 
     how = method(job.content.get("bench") or {})
     with ExitStack() as stack:
         engines = job.opened(stack)
-        images = {name: _batch(job, engine, how) for name, engine in engines.items()}
+        pixels = _pixels(job, how["batch"])
+        images = {name: _batch(job, engine, how, pixels) for name, engine in engines.items()}
         samples, verdicts, conditions = trusted_ms(engines, images, how, job.threads)
+        more = {name: beside(engine, images[name], pixels, job.content.get("preprocess"))
+                for name, engine in engines.items()}
     file = _saved(job, "latency.npz", samples)
-    rows = {name: {"input": list(images[name].shape), "boundary": engines[name].boundary,
-                   "validity": verdicts[name], **summary(samples[name])} for name in engines}
+    rows = {name: {"input": list(images[name].shape), "boundary": "device only", "validity": verdicts[name],
+                   **summary(samples[name]), **more[name]} for name in engines}
     return {"engines": rows, "file": file, "conditions": conditions, "threads": job.threads or cores(),
             **{field: how[field] for field in ("rounds", "runs", "batch", "warmup", "seed")}}
 
@@ -203,17 +206,22 @@ COMMANDS: dict[str, Callable[[Job], dict[str, Any]]] = {
     "build": build, "golden": golden, "accuracy": accuracy, "bench": bench}
 
 
-def _batch(job: Job, engine: Any, how: Mapping[str, int]) -> Any:
-    """The first images of the evaluation set, as many as a batch; noise where there is none."""
+def _pixels(job: Job, batch: int) -> Any:
+    """uint8 (batch, S, S, 3): the first images of the evaluation set; None where there is none."""
     import numpy as np
 
-    from .images import normalize
-
     if not job.content.get("images"):
-        return engine.noise(how["batch"], how["seed"], how["size"])
+        return None
     with np.load(str(job.place.blob(job.content["images"][0])), allow_pickle=False) as part:
         pictures = part["images"]
-    return normalize(pictures[np.arange(how["batch"]) % len(pictures)], job.need("preprocess"))
+    return pictures[np.arange(batch) % len(pictures)]
+
+
+def _batch(job: Job, engine: Any, how: Mapping[str, int], pixels: Any) -> Any:
+    from .images import normalize
+
+    return engine.noise(how["batch"], how["seed"], how["size"]) if pixels is None else normalize(
+        pixels, job.need("preprocess"))
 
 
 def _saved(job: Job, name: str, arrays: dict[str, Any]) -> str:

@@ -48,7 +48,7 @@ class Opened:
         self.name, self.session = name, session
         self.input_shape: tuple[int, ...] = session.input_shape
         self.batches: tuple[int, int | None] = session.batches
-        self.boundary: str = session.boundary
+        self.on_gpu: bool = session.on_gpu
 
     def infer(self, images: ndarray) -> ndarray:
         """Logits (N, K) of images (N, C, H, W) float32: split and padded to the batches the engine takes."""

@@ -26,7 +26,7 @@ SETTINGS = {"session.qdq_matmulnbits_accuracy_level": "1",  # weight-only linear
 
 
 class OrtSession:
-    """One session. boundary: what a timed run covers."""
+    """One session. on_gpu: who computes."""
 
     def __init__(self, ort: Any, target: str, path: Path, threads: int | None) -> None:
         self.ort, self.target = ort, target
@@ -52,7 +52,7 @@ class OrtSession:
         self.input_shape = tuple(side if isinstance(side, int) else -1 for side in given[0].shape)
         fixed = self.input_shape[0]
         self.batches = (1, None) if fixed == -1 else (fixed, fixed)
-        self.boundary = "device only" if target == "cuda" else "one run, input and output in memory"
+        self.on_gpu = target == "cuda"
 
     def run(self, images: ndarray) -> ndarray:
         """Logits of one batch."""

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .answers import Failed, progress
+from .boundaries import outer_ms
 from .conditions import Watch, causes, settings
+from .energy import counter, energy
+from .images import normalize
+from .nvml import card
 from .opened import Opened
 from .probe import cores
 
@@ -28,17 +32,23 @@ def trusted_ms(
     inconclusive; what each is worth, {"verdict", "causes", "attempts"}; and how the device stood before and after.
     """
     first, before = next(iter(engines)), settings()
+    gpu = any(engine.on_gpu for engine in engines.values())
     attempt, found = 0, {name: ["not measured"] for name in engines}
     while attempt < how["attempts"] and any(found.values()):
-        attempt, watch = attempt + 1, Watch()
+        attempt, watch = attempt + 1, Watch(gpu=gpu)
         samples = interleaved_ms({**engines, AGAIN: engines[first]}, {**images, AGAIN: images[first]}, how, watch)
-        busy = {name: 1 if engine.boundary == "device only" else threads or cores() for name, engine in
-                engines.items()}
-        found = {name: causes(name, samples, watch, busy[name], cores(), (AGAIN, first)) for name in engines}
+        found = {name: causes(name, samples, watch, threads or cores(), cores(), (AGAIN, first), engine.on_gpu)
+                 for name, engine in engines.items()}
     del samples[AGAIN]
     verdicts = {name: {"verdict": "inconclusive" if why else "valid", "causes": why, "attempts": attempt}
                 for name, why in found.items()}
-    return samples, verdicts, {"before": before, "after": settings(), "other_cores": round(watch.other_cores(), 2)}
+    return samples, verdicts, {"before": before, "after": {**settings(), **_of_gpu(gpu)},
+                               "other_cores": round(watch.other_cores(), 2)}
+
+
+def _of_gpu(asked: bool) -> dict[str, Any]:
+    found = card() if asked else None
+    return found.settings() if found else {}
 
 
 def interleaved_ms(
@@ -58,10 +68,19 @@ def interleaved_ms(
                 with watch.around(names[i]):
                     times = engines[names[i]].time_ms(images[names[i]], DISCARD + runs)
                 samples[names[i]][r] = times[DISCARD:]
+            watch.round_ended()
             progress("latency", (r + 1) / rounds)
     finally:
         gc.enable()
     return samples
+
+
+def beside(engine: Opened, images: ndarray, pixels: ndarray | None, preprocess: Any) -> dict[str, Any]:
+    """What is asked of an engine after the rounds: {"with_transfers", "end_to_end": of `summary`, "energy"}."""
+    outer = outer_ms(engine, images, None if pixels is None else lambda: normalize(pixels, preprocess))
+    counts = counter(engine.on_gpu)
+    return {**{name: None if ms is None else summary(ms) for name, ms in outer.items()},
+            "energy": energy(engine, images, counts) if counts else None}
 
 
 def summary(samples: ndarray) -> dict[str, float | int]:

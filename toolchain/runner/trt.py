@@ -185,7 +185,7 @@ def _monitor(trt: Any, progress: Callable[[float], None]) -> Any:
 class Session:
     """One engine with one execution context, one stream, and device buffers for the largest batch."""
 
-    boundary = "device only"
+    on_gpu = True
 
     def __init__(self, trt: Any, name: str, path: Path) -> None:
         cuda.begin()

@@ -95,12 +95,14 @@ def measured(
         from toolchain.measure import measure_engines
 
         data = job.dataset()
+        pixels = data.test.images([i % len(data.test) for i in range(cfg.batch)])
         folders = {name: stage.folder for name, stage in everything.items()}
         measure_engines(folders, reasons, lambda: batches(data.test, data.preprocess, cfg.accuracy_batch),
-                        data.test.labels, cfg, folder, seed, len(data.classes), unpruned=set(unpruned))
+                        data.test.labels, cfg, folder, seed, len(data.classes), unpruned=set(unpruned),
+                        normalized=lambda: data.preprocess.normalize(pixels))
         return f"{sum(reason is None for reason in reasons.values())} of {len(reasons)} engines run here"
 
     packages = sorted({p for engine in engines.values() for p in backend(engine.runtime).PACKAGES})
     section = [plain(cfg, "gradcam_images"), seed, reasons, machine()]
     return job.work.stage("measure", make, section=section, inputs=[job.data, *everything.values()],
-                          rooms=["measure", "engines"], packages=packages)
+                          rooms=["measure", "engines", "runner"], packages=packages)

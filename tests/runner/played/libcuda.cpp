@@ -27,6 +27,10 @@ Code cuDeviceGetName(char* name, int length, int device) {
 Code cuDeviceGetAttribute(int* value, int attribute, int device) {
   return *value = attribute == 75 ? 8 : attribute == 76 ? 7 : -1, device == 3 ? 0 : kInvalidValue;
 }
+Code cuDeviceGetUuid(unsigned char* uuid, int device) {
+  for (int i = 0; i < 16; ++i) uuid[i] = static_cast<unsigned char>(16 * i + i);
+  return device == 3 ? 0 : kInvalidValue;
+}
 Code cuDeviceTotalMem_v2(std::size_t* bytes, int device) { return *bytes = 32ULL << 30, device == 3 ? 0 : kInvalidValue; }
 Code cuDevicePrimaryCtxRetain(void** made, int device) { return *made = &context, device == 3 ? 0 : kInvalidValue; }
 Code cuCtxSetCurrent(void* given) { return current = given == &context, current ? 0 : kInvalidHandle; }

@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from toolchain.engines.protocol import Images, Loaded
+from .nvml import card
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from numpy import ndarray
 
 POWERCAP, HWMON = Path("/sys/class/powercap"), Path("/sys/class/hwmon")
-WHOLE_BOARD = ("VDD_IN", "VIN_SYS_5V0", "POM_5V_IN")  # what a Jetson calls the rail that feeds the whole module
+# what Jetsons call the rails that feed the whole module: Orin NX, Orin Nano, Xavier NX; Nano; AGX Orin, which has three
+WHOLE_MODULE = (("VDD_IN",), ("POM_5V_IN",), ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"))
 SECONDS = 1.0
 TICK_S = 0.01  # between two readings of a power monitor
 
 
-@dataclass(frozen=True)
-class Counter:
+class Counter(NamedTuple):
     """Joules that one part of the device has taken, since some moment. watching: a context in which `joules` counts."""
 
     name: str
@@ -32,7 +36,7 @@ class Counter:
     watching: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
-def energy(engine: Loaded, images: Images, counter: Counter, seconds: float = SECONDS) -> dict[str, Any]:
+def energy(engine: Any, images: ndarray, counter: Counter, seconds: float = SECONDS) -> dict[str, Any]:
     """{"millijoules": of one image, "counter", "runs", "seconds"} of running one batch (n, C, H, W) again and again."""
     engine.time_ms(images, 1)
     runs, start = 0, time.perf_counter()
@@ -46,33 +50,34 @@ def energy(engine: Loaded, images: Images, counter: Counter, seconds: float = SE
             "seconds": round(spent, 3)}
 
 
-def cpu_counter(powercap: Path = POWERCAP, hwmon: Path = HWMON) -> Counter | None:
-    """The counter that an engine on the CPU is charged to; None where this machine has none that may be read."""
+def counter(on_gpu: bool) -> Counter | None:
+    """What an engine on the GPU, or on the CPU, is charged to; None where this machine has none that may be read."""
+    return (gpu_counter() if on_gpu else cpu_counter()) or board_counter()
+
+
+def cpu_counter(powercap: Path = POWERCAP) -> Counter | None:
+    """RAPL, of all processor packages."""
     packages = [zone for zone in sorted(powercap.glob("intel-rapl:*"))
                 if _text(zone / "name").startswith("package") and _number(zone / "energy_uj") is not None]
-    if packages:
-        return Counter("RAPL " + ", ".join(_text(zone / "name") for zone in packages), _rapl(packages))
-    return board_counter(hwmon)
+    names = ", ".join(_text(zone / "name") for zone in packages)
+    return Counter(f"RAPL {names}", _rapl(packages)) if packages else None
+
+
+def gpu_counter() -> Counter | None:
+    """The GPU's own."""
+    found = card()
+    return Counter("NVML", lambda: found.joules() or 0.0) if found is not None and found.joules() is not None else None
 
 
 def board_counter(hwmon: Path = HWMON) -> Counter | None:
-    """A Jetson's INA3221 on the rail that feeds the whole module; None where there is none."""
-    for label in sorted(hwmon.glob("hwmon*/in*_label")):
-        volts, amperes = (label.with_name(label.name.replace("label", "input").replace("in", kind, 1))
-                          for kind in ("in", "curr"))
-        if _text(label) in WHOLE_BOARD and _number(volts) is not None and _number(amperes) is not None:
-            return _integrated(f"INA {_text(label)}", partial(_watts, volts, amperes))
+    """A Jetson's INA3221 on the rails that feed the whole module."""
+    rails = {_text(label): tuple(label.with_name(label.name.replace("label", "input").replace("in", kind, 1))
+                                 for kind in ("in", "curr")) for label in sorted(hwmon.glob("hwmon*/in*_label"))}
+    for names in WHOLE_MODULE:
+        monitors = [rails[name] for name in names if name in rails]
+        if len(monitors) == len(names) and all(_number(file) is not None for pair in monitors for file in pair):
+            return _integrated("INA " + " + ".join(names), partial(_watts, monitors))
     return None
-
-
-def gpu_counter(nvml: Any, index: int = 0) -> Counter | None:
-    """The GPU's own counter of millijoules (Volta and later). nvml: the pynvml module, initialised."""
-    try:
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        nvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-    except nvml.NVMLError:
-        return None
-    return Counter("NVML", lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3)
 
 
 def _rapl(packages: list[Path]) -> Callable[[], float]:
@@ -117,8 +122,9 @@ def _integrated(name: str, watts: Callable[[], float]) -> Counter:
     return Counter(name, lambda: total[0], watching)
 
 
-def _watts(volts: Path, amperes: Path) -> float:
-    return (_number(volts) or 0.0) * (_number(amperes) or 0.0) / 1e6  # millivolts and milliamperes
+def _watts(monitors: Sequence[Sequence[Path]]) -> float:
+    """Of (voltage, current) files, in millivolts and milliamperes."""
+    return sum((_number(volts) or 0.0) * (_number(amperes) or 0.0) for volts, amperes in monitors) / 1e6
 
 
 def _text(path: Path) -> str:
