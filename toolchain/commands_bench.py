@@ -15,25 +15,33 @@ if TYPE_CHECKING:
 
     from toolchain.steps.benching import Entry
 
+DEFAULT_SIZE = 224  # pixels of a side, for an engine that leaves them open
 PLAIN_WIDTH = 140  # columns where stdout is no terminal
 
 
 def run_bench(
     files: Sequence[str], runtimes: Sequence[str] = ("onnxruntime",), *, batch: int = 1, threads: int | None = None,
-    warmup: int = 20, rounds: int = 20, runs: int = 20, attempts: int = 2, size: int = 224,
+    warmup: int = 20, rounds: int = 20, runs: int = 20, attempts: int = 2, size: int | None = None,
     json_file: Path | None = None, on: str | None = None, devices: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Time `files` side by side, print the table, and return its rows: of `measure.bench.bench`, with path and SHA-256.
 
-    on: a device of the file `devices` (None: the usual one) that times them; None: this machine does. Raises
-    RecipeError, EngineError, DigestMismatch, MissingPackage, WorkDirError, DeviceError.
+    size: pixels of a side, where an ONNX file leaves them open. on: a device of the file `devices` (None: the usual
+    one) that times them; None: this machine does. Raises RecipeError, EngineError, DigestMismatch, MissingPackage,
+    WorkDirError, DeviceError.
     """
     from rich.console import Console
 
+    from toolchain.engines.cpu import cores
     from toolchain.steps.benching import find_entries
 
-    how = {"batch": batch, "warmup": warmup, "rounds": rounds, "runs": runs, "attempts": attempts, "size": size}
+    if on is None and threads and threads > cores():
+        raise RecipeError(f"--threads: found {threads}, but this process has {cores()} cores; more threads than cores "
+                          f"wait for each other; expected 1 to {cores()}")
     entries = find_entries(files, runtimes if on is None else runtimes[:1], here=on is None)
+    sized = _of_open_size(entries, size)
+    how = {"batch": batch, "warmup": warmup, "rounds": rounds, "runs": runs, "attempts": attempts,
+           "size": size or DEFAULT_SIZE}
     found = _here(entries, how, threads) if on is None else _there(entries, how, threads, on, devices)
     rows = found["rows"]
     for row, entry in zip(rows, entries, strict=True):
@@ -46,7 +54,20 @@ def run_bench(
     console.print(_table(rows))
     place = f"on {on} ({_machine(found['environment'])}), " if on else ""
     console.print("\n" + place + _told(rows, found["threads"], batch, rounds, runs), soft_wrap=True)
+    if sized:
+        console.print(f"timed at {size} x {size} pixels, as --image-size says: {', '.join(sized)}", soft_wrap=True)
     return rows
+
+
+def _of_open_size(entries: Sequence[Entry], size: int | None) -> list[str]:
+    """Names of the ONNX files that leave the size of their images open. Raises RecipeError where none was given."""
+    from toolchain.steps.benching import open_sides
+
+    names = [entry.name for entry in entries if entry.path.is_file() and open_sides(entry.path)]
+    if names and size is None:
+        raise RecipeError(f"{names[0]}: leaves the height and width of its images open; say at which size to time it: "
+                          "--image-size PIXELS")
+    return names
 
 
 def _here(entries: Sequence[Entry], how: Mapping[str, int], threads: int | None) -> dict[str, Any]:
@@ -57,7 +78,7 @@ def _here(entries: Sequence[Entry], how: Mapping[str, int], threads: int | None)
     from toolchain.steps.benching import opened
 
     method = Method(threads or default_threads(), **how)
-    with opened(entries, method.threads) as engines:
+    with opened(entries, method.threads, method.size) as engines:
         if why := refused_batch(engines, method.batch):
             raise RecipeError(why)
         rows = bench(engines, method)
@@ -71,9 +92,13 @@ def _there(
     from toolchain.devices.file import chosen, devices_file
     from toolchain.devices.many import one
     from toolchain.engines.record import verify
+    from toolchain.steps.benching import weight_files
 
     def timed(entry: Entry) -> Timed:
         if entry.path.is_file():
+            if beside := weight_files(entry.path):
+                raise RecipeError(f"{entry.name}: keeps weights in {', '.join(file.name for file in beside)}, and a "
+                                  f"device is sent one file; {_one_file(entry.path)}")
             return Timed(entry.name, entry.path, entry.sha256)
         record, engine = verify(entry.path)
         return Timed(entry.name, engine, record.sha256, record)
@@ -81,6 +106,11 @@ def _there(
     device = chosen(devices_file(file), [name])[name]
     files = [timed(entry) for entry in entries]
     return {"device": name, **one(name, device, lambda link: bench(link, files, {**how, "seed": 0}, threads))}
+
+
+def _one_file(path: Path) -> str:
+    whole = path.with_name(f"{path.stem}_whole.onnx").as_posix()
+    return f"""make one of it: python -c "import onnx; onnx.save(onnx.load('{path.as_posix()}'), '{whole}')\""""
 
 
 def _machine(facts: Mapping[str, Any]) -> str:

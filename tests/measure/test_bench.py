@@ -1,12 +1,19 @@
 """`toolchain bench`: what it takes, what it says of it, and that it leaves the user's files alone."""
 
 import json
+import re
+import shlex
 import shutil
+import subprocess
+import sys
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from toolchain.cli import main
+from toolchain.commands_bench import run_bench
 from toolchain.engines import ort
 from toolchain.errors import DigestMismatch, EngineError, RecipeError
 from toolchain.measure.bench import Method, bench, refused_batch
@@ -96,6 +103,75 @@ def test_a_damaged_onnx_file_is_named_as_the_user_knows_it(tmp_path, capsys):
     assert run(tmp_path / "net.onnx") == 6
     told = capsys.readouterr().err
     assert str(tmp_path / "net.onnx") in told and "toolchain-bench" not in told
+
+
+@pytest.fixture
+def open_net(tmp_path):
+    """(n, 3, height, width) -> means of the channels, height and width open, its weights in a file beside it."""
+    nodes = [helper.make_node("GlobalAveragePool", ["images"], ["means"]), helper.make_node("Flatten", ["means"], ["flat"]),
+             helper.make_node("MatMul", ["flat", "gain"], ["logits"])]
+    given = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, "height", "width"])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 3])
+    gain = numpy_helper.from_array(np.eye(3, dtype=np.float32), "gain")
+    model = helper.make_model(helper.make_graph(nodes, "open", [given], [logits], [gain]), ir_version=10,
+                              opset_imports=[helper.make_opsetid("", 21)])
+    onnx.save(model, tmp_path / "open.onnx", save_as_external_data=True, location="open.weights", size_threshold=0)
+    return tmp_path / "open.onnx"
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_file_of_open_size_with_its_weights_beside_it_is_timed_at_the_size_that_is_given(open_net, tmp_path, capsys, runtime):
+    pytest.importorskip(runtime)
+    assert run(open_net, "--runtime", runtime, "--json", tmp_path / "bench.json") == 0
+    (row,) = json.loads((tmp_path / "bench.json").read_text())["rows"]
+    assert row["input"] == [1, 3, 16, 16]
+    assert f"timed at 16 x 16 pixels, as --image-size says: {open_net}" in capsys.readouterr().out
+
+
+def test_a_file_of_open_size_is_not_timed_at_a_size_that_nobody_asked_for(open_net):
+    with pytest.raises(RecipeError, match="height and width of its images open; .*--image-size PIXELS"):
+        run_bench([str(open_net)], rounds=2, runs=1)
+
+
+def test_a_file_whose_weights_lie_beside_it_is_not_sent_to_a_device_and_the_command_told_makes_one_file(open_net, tmp_path):
+    (tmp_path / "devices.yaml").write_text("orin: {host: 192.0.2.1}\n")
+    with pytest.raises(RecipeError, match="keeps weights in open.weights, .*make one of it: ") as told:
+        run_bench([str(open_net)], size=16, on="orin", devices=tmp_path / "devices.yaml")
+    command = shlex.split(str(told.value).partition("make one of it: ")[2])
+    subprocess.run([sys.executable, *command[1:]], check=True)
+    (tmp_path / "open.weights").unlink()
+    assert run(tmp_path / "open_whole.onnx") == 0
+
+
+@pytest.mark.parametrize(("words", "told"), [
+    (["--runtime", "onnxruntim"], "--runtime: found 'onnxruntim', expected onnxruntime, .*did you mean 'onnxruntime'"),
+    (["--runtime", ""], "--runtime: found ''"), (["--threads", "99999"], "--threads: found 99999, but this process has"),
+])
+def test_a_bad_option_is_called_by_its_own_name(make_onnx, capsys, words, told):
+    with pytest.raises(SystemExit) as stopped:
+        main(["bench", str(make_onnx("fp32")), *words])
+    assert stopped.value.code == 2 and re.search(told, capsys.readouterr().err)
+
+
+def test_a_runtime_that_is_not_installed_has_its_own_exit_code(build, make_onnx, monkeypatch, capsys):
+    monkeypatch.setattr(ort, "missing", lambda: "pip install it")
+    for word in (make_onnx("fp32"), build, f"{build}:int8"):
+        assert run(word) == 7
+        assert "pip install it" in capsys.readouterr().err
+
+
+def test_the_beginning_of_a_name_means_the_one_engine_that_runs_here(build):
+    (entry,) = find_entries([f"{build}:int8"])
+    assert entry.name == f"{build}:int8.onnxruntime.cpu_x86"
+    (entry,) = find_entries([f"{build}:fp32"])  # the other one is for another CPU
+    assert entry.name == f"{build}:fp32.onnxruntime.cpu_x86"
+    shutil.copytree(entry.path, build / "engines/fp32.onnxruntime.cpu_x86_too")
+    with pytest.raises(RecipeError, match="means 2 engines; name one: fp32.onnxruntime.cpu_x86 or fp32.onnxruntime.cpu_x86_too"):
+        find_entries([f"{build}:fp32"])
+    with pytest.raises(RecipeError, match="no such engine, did you mean 'int8'.*expected fp32.onnxruntime.cpu_arm, fp32"):
+        find_entries([f"{build}:in8"])
+    with pytest.raises(RecipeError, match="holds no engines/, so it is no finished build"):
+        find_entries([f"{build.parent}:int8"])
 
 
 class Engine:

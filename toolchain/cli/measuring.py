@@ -14,7 +14,8 @@ from toolchain.cli.options import app
 @app.command(rich_help_panel="Check")
 def bench(
     files: Annotated[list[str], typer.Argument(
-        metavar="FILE...", help="Build folder (all its engines), DIR:ENGINE, an engine's folder, or an .onnx file.")],
+        metavar="FILE...", help="Build folder (all its engines), DIR:ENGINE (its name, or int8 if one int8 engine "
+                              "runs here), an engine's folder, or an .onnx file.")],
     on: Annotated[str | None, typer.Option(
         "--on", metavar="DEVICE", help="Time them there: a device of devices.yaml.")] = None,
     runtime: Annotated[str, typer.Option(
@@ -28,8 +29,8 @@ def bench(
     runs: Annotated[int, typer.Option("--runs", min=1, help="Timed runs of one file in one round.")] = 20,
     attempts: Annotated[int, typer.Option(
         "--attempts", min=1, help="Measurements at most, while one is inconclusive.")] = 2,
-    size: Annotated[int, typer.Option(
-        "--image-size", min=1, help="Pixels of a side, where a file leaves them open.")] = 224,
+    size: Annotated[int | None, typer.Option(
+        "--image-size", min=1, help="Pixels of a side, for .onnx files that leave them open.")] = None,
     json_: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write every figure as JSON.")] = None,
     devices: FileOption = None,
 ) -> None:
@@ -43,11 +44,13 @@ def bench(
 
     \b
       toolchain bench build/vgg11_int8
-      toolchain bench build/old:int8.onnxruntime.cpu_x86 build/new:int8.onnxruntime.cpu_x86
+      toolchain bench build/old:int8 build/new:int8
+      toolchain bench build/old:int8.openvino.cpu_x86 model.onnx
       toolchain bench model.onnx --runtime onnxruntime,openvino --batch 8
       toolchain bench build/vgg11_int8 model.onnx --on orin
     """
     from toolchain.commands_bench import run_bench
 
-    run_bench(files, runtime.split(","), batch=batch, threads=threads, warmup=warmup, rounds=rounds, runs=runs,
+    runtimes = [name.strip() for name in runtime.split(",")]
+    run_bench(files, runtimes, batch=batch, threads=threads, warmup=warmup, rounds=rounds, runs=runs,
               attempts=attempts, size=size, json_file=json_, on=on, devices=devices)

@@ -18,6 +18,11 @@ def default_threads() -> int:
     return max(1, min([*limits, int(quota)] if quota else limits))
 
 
+def cores() -> int:
+    """Logical cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def cpu_quota(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> float | None:
     """CPUs that the control group grants ("200000 100000" -> 2.0); None: no limit, or no such file."""
     try:

@@ -133,10 +133,11 @@ def open_engine(record: EngineRecord, path: Path, threads: int | None) -> Iterat
 
 
 def build_engine(onnx_path: Path, cfg: Any, folder: Path, info: dict[str, Any], compute: str, run_once: bool) -> Path:
-    """Copy, open, record. run_once: also run one zero image, to record the layers that really run."""
+    """Copy, open, record. run_once: also run one zero image, to record the layers that really run; info["image_size"]
+    says how large where the file leaves it open."""
     engine = folder / "engine.onnx"
     write_bytes(engine, onnx_path.read_bytes())
-    layers = realized_layers(engine, cfg.target) if run_once else []
+    layers = realized_layers(engine, cfg.target, info.get("image_size")) if run_once else []
     if not run_once and cfg.target != "cuda":  # for another CPU: what it will fuse is unknown here, but it must open
         create_session(engine, cfg.target, session_options(threads=1))
     device = gpus()[0].name if cfg.target == "cuda" and gpus() else cpu_name() if run_once else cfg.target
@@ -145,18 +146,21 @@ def build_engine(onnx_path: Path, cfg: Any, folder: Path, info: dict[str, Any], 
     return engine
 
 
-def realized_layers(path: Path, target: str) -> list[dict[str, Any]]:
+def realized_layers(path: Path, target: str, image_size: int | None = None) -> list[dict[str, Any]]:
     """[{name, op, dtype, shape}] in the order they ran, after ONNX Runtime's own fusions, for a batch of the smallest
-    size: from the profile of one run, so it shows a QLinearConv only where INT8 arithmetic really happens."""
+    size: from the profile of one run, so it shows a QLinearConv only where INT8 arithmetic really happens.
+
+    image_size: pixels of a side, for a file that leaves height and width open (its channels are 3 then)."""
     with TemporaryDirectory() as scratch:
         options = session_options(threads=1)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(scratch) / "profile")
         session = create_session(path, target, options)
         given = session.get_inputs()[0]
-        if not all(isinstance(d, int) for d in given.shape[1:]):
+        if image_size is None and not all(isinstance(d, int) for d in given.shape[1:]):
             raise EngineError(f"{path}: its input is {given.shape}, expected fixed channels, height and width")
-        shape = [given.shape[0] if isinstance(given.shape[0], int) else 1, *given.shape[1:]]
+        shape = [d if isinstance(d, int) else (1, 3, image_size or 1)[min(i, 2)]
+                 for i, d in enumerate(given.shape)]
         try:
             session.run(None, {given.name: np.zeros(shape, np.float32)})
         except Exception as error:

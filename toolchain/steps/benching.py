@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from toolchain import console
-from toolchain.engines import backend, load_engine
+from toolchain.engines import BACKENDS, backend, load_engine
 from toolchain.engines.record import RECORD, read_record
-from toolchain.errors import EngineError, RecipeError, nearest
-from toolchain.files import sha256_file
+from toolchain.errors import EngineError, MissingPackage, RecipeError, nearest
+from toolchain.files import copy_whole, sha256_file
 from toolchain.recipe.schema import Engine
 
 if TYPE_CHECKING:
@@ -41,11 +41,14 @@ class Entry:
 def find_entries(
     words: Sequence[str], runtimes: Sequence[str] = ("onnxruntime",), here: bool = True
 ) -> list[Entry]:
-    """What `words` name, in that order: DIR (every engine of a build that runs here), DIR:ENGINE, an engine's folder
-    or its file, or FILE.onnx, once for each of `runtimes`. here: False: where an engine runs is judged later.
+    """What `words` name, in that order: DIR (every engine of a build that runs here), DIR:ENGINE (also the beginning of
+    its name, such as int8, where one that runs here begins so), an engine's folder or its file, or FILE.onnx, once for
+    each of `runtimes`. here: False: where an engine runs is judged later.
 
-    Raises RecipeError for what is none of them, EngineError for an engine that cannot run here.
+    Raises RecipeError for what is none of them, EngineError and MissingPackage for an engine that cannot run here.
     """
+    if (wrong := next((name for name in runtimes if name not in BACKENDS), None)) is not None:
+        raise RecipeError(f"--runtime: found '{wrong}', expected {', '.join(BACKENDS)}{nearest(wrong, BACKENDS)}")
     found = [entry for word in words for entry in _entries(word, runtimes, here)]
     names = [entry.name for entry in found]
     if twice := next((name for name in names if names.count(name) > 1), None):
@@ -56,8 +59,8 @@ def find_entries(
 def _entries(word: str, runtimes: Sequence[str], here: bool) -> list[Entry]:
     folder, colon, engine = word.rpartition(":")
     path = Path(word)
-    if colon and not path.exists() and (Path(folder) / ENGINES).is_dir():
-        return [_engine(Path(folder) / ENGINES, engine, word, here)]
+    if colon and not path.exists() and Path(folder).is_dir():
+        return [_engine(Path(folder), engine, here)]
     if path.is_file() and (path.parent / RECORD).is_file() and path.name != RECORD:
         return [_runnable(path.parent, path.as_posix(), here)]
     if path.is_file() and path.suffix.lower() == ".onnx":
@@ -76,59 +79,116 @@ def _entries(word: str, runtimes: Sequence[str], here: bool) -> list[Entry]:
                       "an engine's folder, or an .onnx file")
 
 
-def _engine(engines: Path, name: str, word: str, here: bool) -> Entry:
-    folder = engines / name
-    if not (folder / RECORD).is_file():
-        names = sorted(p.name for p in engines.iterdir())
-        raise RecipeError(f"{word}: no such engine{nearest(name, names)}; expected {', '.join(names)}")
-    return _runnable(folder, word, here)
+def _engine(build: Path, asked: str, here: bool) -> Entry:
+    """The engine of a build whose name is `asked`, or the only one that runs here whose name begins with it."""
+    if not (build / ENGINES).is_dir():
+        raise RecipeError(f"{build}: holds no {ENGINES}/, so it is no finished build; build it first")
+    names = sorted(p.parent.name for p in (build / ENGINES).glob(f"*/{RECORD}"))
+    meant = [name for name in names if name == asked] or [name for name in names if name.startswith(f"{asked}.")]
+    if not meant:
+        short = {name.partition(".")[0] for name in names}
+        raise RecipeError(f"{build}:{asked}: no such engine{nearest(asked, [*names, *short])}; "
+                          f"expected {', '.join(names) or 'one, but the build has none'}")
+    found, errors = _judged(build, meant, here)
+    if not found:
+        raise errors[0]
+    if len(found) > 1:
+        raise RecipeError(f"{build}:{asked}: means {len(found)} engines; name one: "
+                          f"{' or '.join(entry.path.name for entry in found)}")
+    return found[0]
+
+
+def _judged(build: Path, names: Sequence[str], here: bool) -> tuple[list[Entry], list[EngineError | MissingPackage]]:
+    """The engines that can be timed, and why the others cannot."""
+    found, errors = list[Entry](), list[EngineError | MissingPackage]()
+    for name in names:
+        try:
+            found.append(_runnable(build / ENGINES / name, f"{build.as_posix()}:{name}", here))
+        except (EngineError, MissingPackage) as error:
+            errors.append(error)
+    return found, errors
 
 
 def _runnable(folder: Path, name: str, here: bool) -> Entry:
     record = read_record(folder)
-    if here and (reason := backend(record.runtime).not_runnable(record)):
+    runtime = backend(record.runtime)
+    if here and (why := runtime.missing()):
+        raise MissingPackage(f"{name}: {why}")
+    if here and (reason := runtime.not_runnable(record)):
         raise EngineError(f"{name}: cannot run here: {reason}")
     return Entry(name, folder, record.runtime)
 
 
 def _all_engines(build: Path, here: bool) -> list[Entry]:
-    found, reasons = [], []
-    for folder in sorted((build / ENGINES).iterdir()):
-        try:
-            found.append(_runnable(folder, f"{build.as_posix()}:{folder.name}", here))
-        except EngineError as error:
-            reasons.append(str(error))
-    for reason in reasons:
-        console.log(f"left out: {reason}")
+    found, errors = _judged(build, sorted(folder.name for folder in (build / ENGINES).iterdir()), here)
+    for error in errors:
+        console.log(f"left out: {error}")
     if not found:
-        raise EngineError(f"{build}: none of its engines can run here: {'; '.join(reasons) or 'it has none'}")
+        kind = MissingPackage if errors and all(isinstance(e, MissingPackage) for e in errors) else EngineError
+        raise kind(f"{build}: none of its engines can run here: {'; '.join(map(str, errors)) or 'it has none'}")
     return sorted(found, key=lambda entry: ":fp32." not in entry.name)  # the others are compared with the first
 
 
 @contextmanager
-def opened(entries: Sequence[Entry], threads: int) -> Iterator[dict[str, Loaded]]:
+def opened(entries: Sequence[Entry], threads: int, size: int | None = None) -> Iterator[dict[str, Loaded]]:
     """Every entry's engine by its name, open, its file's digest checked; an ONNX file is copied and run as it is.
 
-    Raises DigestMismatch, EngineError, MissingPackage, RecipeError (no such runtime).
+    size: pixels of a side, where an ONNX file leaves them open. Raises DigestMismatch, EngineError, MissingPackage.
     """
     with TemporaryDirectory(prefix="toolchain-bench-") as scratch, ExitStack() as stack:
         engines = {}
         for index, entry in enumerate(entries):
             folder = entry.path
             if folder.is_file():
-                runtime = backend(entry.runtime)
-                if why := runtime.missing():
-                    raise EngineError(f"{entry.name}: {why}")
-                cfg = runtime.targets(TypeAdapter[Engine](Engine).validate_python(
-                    {"runtime": entry.runtime, "precision": "fp32"}))  # a name only: the file says what it computes in
-                if reason := runtime.not_runnable(cfg):
-                    raise EngineError(f"{entry.name}: cannot run here: {reason}")
                 folder = Path(scratch) / str(index)
-                folder.mkdir()
-                try:
-                    runtime.build(entry.path, cfg, folder, {})
-                except EngineError as error:  # it knows the copy, the user the original
-                    copy = str(folder / "engine.onnx")
-                    raise EngineError(str(error).replace(copy, str(entry.path))) from None
+                _copied(entry, folder, size)
             engines[entry.name] = stack.enter_context(load_engine(folder, threads))
         yield engines
+
+
+def _copied(entry: Entry, folder: Path, size: int | None) -> None:
+    """An engine folder around an ONNX file, with the files that hold its weights."""
+    runtime = backend(entry.runtime)
+    if why := runtime.missing():
+        raise MissingPackage(f"{entry.name}: {why}")
+    cfg = runtime.targets(TypeAdapter[Engine](Engine).validate_python(
+        {"runtime": entry.runtime, "precision": "fp32"}))  # a name only: the file says what it computes in
+    if reason := runtime.not_runnable(cfg):
+        raise EngineError(f"{entry.name}: cannot run here: {reason}")
+    folder.mkdir()
+    for file in weight_files(entry.path):
+        place = folder / file.relative_to(entry.path.parent)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        copy_whole(file, place)
+    try:
+        runtime.build(entry.path, cfg, folder, {"image_size": size})
+    except EngineError as error:  # it knows the copy, the user the original
+        copy = str(folder / "engine.onnx")
+        told = str(error).replace(copy, str(entry.path)).replace(str(folder), str(entry.path.parent))
+        raise EngineError(told) from None
+
+
+def weight_files(path: Path) -> list[Path]:
+    """Files beside the ONNX file `path` that hold its weights. None of a damaged file, which is told when it is run."""
+    from google.protobuf.message import DecodeError
+
+    from toolchain.graph.onnx_file import external_files
+
+    try:
+        return external_files(path)
+    except (DecodeError, ValueError):
+        return []
+
+
+def open_sides(path: Path) -> bool:
+    """Whether an ONNX file leaves the height or width of its images open. False for what is no such file."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        graph = onnx.load(path, format="protobuf", load_external_data=False).graph
+    except (DecodeError, ValueError):
+        return False
+    weights = {tensor.name for tensor in graph.initializer}
+    given = next((one.type.tensor_type.shape.dim for one in graph.input if one.name not in weights), ())
+    return any(not side.HasField("dim_value") for side in list(given)[2:])
