@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from toolchain.console import log
 from toolchain.errors import EngineError, OnnxError, ToolchainError
+from toolchain.recipe.inputs import refuse_missing_set
 from toolchain.recipe.load import resolved_yaml
 from toolchain.recipe.schema import OnnxModel, Recipe
 from toolchain.steps.blaming import publish_reference
@@ -40,6 +41,7 @@ def build(
     ToolchainError, before anything is built where that can be known, and where no engine can be built.
     """
     engines = choose_engines(recipe)
+    refuse_missing_set(recipe, base)
     refuse_latency(recipe.prune, recipe)
     refuse_mixed(recipe, engines)
     if not work.dry and rank() == 0:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from toolchain.errors import EngineError, LimitsNotHeld, RecipeError, ToolchainError
+from toolchain.recipe.inputs import refuse_missing_files
 from toolchain.recipe.load import data_roots, load_recipe
 from toolchain.recipe.schema import Recipe
 from toolchain.workdir import WorkDir, locked, rank
@@ -16,6 +17,14 @@ from toolchain.workdir import WorkDir, locked, rank
 def open_recipe(path: Path, overrides: Sequence[str] = (), imports: Sequence[Path] = ()) -> Recipe:
     """The validated recipe. imports: Python files whose MODELS dict adds networks; they are run. Raises RecipeError."""
     return load_recipe(path, overrides, _imported(imports))
+
+
+def run_validate(path: Path, overrides: Sequence[str] = (), imports: Sequence[Path] = ()) -> None:
+    """Print that the recipe in `path` can be built as far as it and the files it names tell. Raises RecipeError,
+    DataError."""
+    recipe = open_recipe(path, overrides, imports)
+    refuse_missing_files(path, recipe, overrides)
+    print(f"{path}: valid recipe '{recipe.name}'")
 
 
 def _imported(imports: Sequence[Path]) -> list[str]:
@@ -45,6 +54,7 @@ def run_build(
 
     set_quiet(quiet or rank() != 0)
     recipe = open_recipe(path, overrides, imports)
+    refuse_missing_files(path, recipe, overrides)
     asked = chosen(devices_file(devices), on) if on else {}
     work = WorkDir(out or Path("build") / recipe.name, cache)
     if rank() != 0:
@@ -91,6 +101,7 @@ def run_plan(
     work = WorkDir(out or Path("build") / recipe.name, cache, dry=True)
     missing: ToolchainError | None = None
     try:
+        refuse_missing_files(path, recipe, overrides)
         build(recipe, work, path.parent, data_roots(path, data_root), imports)
     except ToolchainError as error:
         missing = error

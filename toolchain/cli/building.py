@@ -44,9 +44,9 @@ def plan(
 @app.command(rich_help_panel="Build")
 def validate(recipe: RecipeArgument, set_: SetOption = None, imports: ImportOption = None) -> None:
     """Check RECIPE and name every mistake at once: file, line, field, value, what is allowed."""
-    from toolchain.commands import open_recipe
+    from toolchain.commands import run_validate
 
-    print(f"{recipe}: valid recipe '{open_recipe(recipe, set_ or [], imports or []).name}'")
+    run_validate(recipe, set_ or [], imports or [])
 
 
 @app.command(rich_help_panel="Build")
