@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from toolchain.report.devices import DeviceResult, intro, rows
+from toolchain.report.devices import DeviceResult, across, intro, rows
 from toolchain.report.html import render_html
 from toolchain.report.markdown import render_markdown
 from toolchain.report.schema import Report
+from toolchain.report.words import milliseconds, percent
 
 LATENCY = {"p50": 1.25, "p95": 1.5, "p99": 2.0, "mean": 1.3, "std": 0.1, "n": 400}
 ORIN = {"name": "orin", "machine": "Orin <b>", "batch": 1, "threads": 12, "left_out": {"int8.openvino.cpu_x86": "no openvino"}, "engines": [
@@ -39,9 +40,19 @@ def test_it_is_said_where_and_why_not(report: Report) -> None:
     assert "orin: the latency of fp32, int8 is inconclusive: hot." in told
 
 
+def test_devices_stand_side_by_side_with_this_machine(report: Report, engines: list[dict[str, Any]]) -> None:
+    titles, cells = across(report)
+    assert titles == ["Engine", "this machine", "orin", "nano"] and len(cells) == len(engines) + 3
+    found = dict((name, rest) for name, *rest in cells)
+    assert found["fp32"] == ["–", "1.25 ms, 91.50 %", "–"] and found["int4"] == ["–", "not built", "–"]
+    here = next(e for e in report.engines if e.latency_ms)
+    assert here.latency_ms and found[here.name] == [f"{milliseconds(here.latency_ms.p50)} ms, {percent(here.top1_percent)} %", "–", "–"]
+
+
 def test_pages_show_them_and_obey_no_name(report: Report) -> None:
     html, markdown = render_html(report), render_markdown(report)
     assert "On devices" in html and "Orin &lt;b&gt;" in html and "<b>" not in html.partition("On devices")[2].partition("</section>")[0]
+    assert "Side by side" in html and "### Side by side" in markdown
     assert "## On devices" in markdown and "Orin &lt;b&gt;" in markdown
     assert "On devices" not in render_html(report.model_copy(update={"devices": []}))
     assert Report.model_validate_json(report.to_json()) == report

@@ -172,7 +172,7 @@ def test_chromium_shows_the_sheet_under_the_pages_own_policy(taught_report: Repo
 
     picture = io.BytesIO()
     Image.new("RGB", (680, 2000), (255, 0, 255)).save(picture, "PNG")
-    browse(render_html(taught_report, picture.getvalue()), tmp_path, "--window-size=1200,6000", f"--screenshot={tmp_path / 'page.png'}")
+    browse(render_html(taught_report, picture.getvalue()), tmp_path, "--window-size=1200,7000", f"--screenshot={tmp_path / 'page.png'}")
     seen = dict((colour, count) for count, colour in Image.open(tmp_path / "page.png").convert("RGB").getcolors(1 << 24))
     assert seen.get((255, 0, 255), 0) > 0.99 * 680 * 2000  # whole and in its own size, but for the rounded corners
 

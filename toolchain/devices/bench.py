@@ -59,7 +59,7 @@ async def bench(link: Link, files: Sequence[Timed], how: Mapping[str, Any], thre
             "name": one.name, "input": told["input"], "latency_ms": summary(ms),
             "ratio": speedup(samples[names[0]], ms, how["seed"]) if name != names[0] else None,
             "images_per_s": 1e3 * how["batch"] / float(np.median(ms)), "validity": told["validity"],
-            "runtime": engine["runtime"]})
+            "runtime": engine["runtime"], "with_transfers_ms": told["with_transfers"], "energy": told["energy"]})
     return {"rows": rows, "threads": answer["threads"], "environment": facts, "conditions": answer["conditions"]}
 
 

@@ -90,11 +90,14 @@ async def build(link: Link, asked: Sequence[Portable], on: Judged, folder: Path)
             "golden_held": replayed[name]["held"] if name in replayed else None,
             "golden_distance": replayed[name]["distance"] if name in replayed else None,
             "top1_percent": judged["engines"][name]["top1_percent"], "latency_ms": summary(samples[name]),
+            "with_transfers_ms": timed["engines"][name]["with_transfers"],
+            "end_to_end_ms": timed["engines"][name]["end_to_end"], "energy": timed["engines"][name]["energy"],
             "validity": timed["engines"][name]["validity"], "speedup_vs_fp32": _speedup(name, samples, on.how["seed"])})
     await ask(link, "drop", content["id"])
     machine = (facts["gpu"] or {}).get("name") or facts["cpu"]
     return {"name": link.name, "machine": machine, "batch": timed["batch"], "threads": timed["threads"],
-            "engines": engines, "left_out": left_out}
+            "engines": engines, "left_out": left_out, "machine_settings": timed["conditions"]["after"],
+            "environment": dict(facts)}
 
 
 def _own(asked: Sequence[Portable], facts: Mapping[str, Any]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from toolchain.report.part import Bytes, Latency, Part, Percent, Speedup
+from toolchain.report.part import Bytes, Energy, Latency, Part, Percent, Speedup
 from toolchain.report.validity import Validity
 
 if TYPE_CHECKING:
@@ -28,7 +28,10 @@ class DeviceEngine(Part):
     golden_held: bool | None = Field(None, description="it answers golden inputs as where it came from; null: none")
     golden_distance: float | None = Field(None, ge=0, description="|logits - golden| / |golden|")
     top1_percent: Percent | None = None
-    latency_ms: Latency | None = None
+    latency_ms: Latency | None = Field(None, description="device only: one batch in its memory already, so are logits")
+    with_transfers_ms: Latency | None = Field(None, description="from an array of the host to its logits there")
+    end_to_end_ms: Latency | None = Field(None, description="from uint8 pixels of the right size to a class")
+    energy: Energy | None = Field(None, description="null where the device has no counter that may be read")
     validity: Validity | None = None
     speedup_vs_fp32: Speedup | None = Field(None, description="over the FP32 engine of the same runtime there")
 
@@ -41,6 +44,8 @@ class DeviceResult(Part):
     reason: str | None = Field(None, description="why nothing could be built there")
     batch: int | None = Field(None, ge=1)
     threads: int | None = Field(None, ge=1, description="of a CPU engine")
+    machine_settings: dict[str, Any] | None = Field(None, description="clocks, heat, power mode right after the timing")
+    environment: dict[str, Any] | None = Field(None, description="what `device probe` tells: versions, GPU, JetPack")
     engines: list[DeviceEngine] = []
     left_out: dict[str, str] = Field({}, description="engine -> why it is not for this device")
 
@@ -66,6 +71,21 @@ def intro(report: Report) -> str:
 def rows(report: Report) -> list[list[str]]:
     """The cells of TITLES, a row for each engine on each device."""
     return [_row(one.name, engine) for one in report.devices for engine in one.engines]
+
+
+def across(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Titles and cells of a table with a row for each engine and a column for each device, this machine first."""
+    from toolchain.report import words
+
+    def cell(top1: float | None, latency: Latency | None) -> str:
+        return f"{words.milliseconds(latency.p50)} ms, {words.percent(top1)} %" if latency else NOTHING
+
+    columns = {"this machine": {e.name: cell(e.top1_percent, e.latency_ms) for e in report.engines}}
+    for one in report.devices:
+        columns[one.name] = {e.name: cell(e.top1_percent, e.latency_ms) if e.built else "not built"
+                             for e in one.engines}
+    names = dict.fromkeys(name for column in columns.values() for name in column)
+    return ["Engine", *columns], [[name, *(column.get(name, NOTHING) for column in columns.values())] for name in names]
 
 
 def _row(device: str, engine: DeviceEngine) -> list[str]:

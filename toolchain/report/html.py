@@ -17,7 +17,18 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from toolchain.report import contract, devices, plot, pruned_words, quantized_words, taught, training, validity, words
+from toolchain.report import (
+    boundaries,
+    contract,
+    devices,
+    plot,
+    pruned_words,
+    quantized_words,
+    taught,
+    training,
+    validity,
+    words,
+)
 from toolchain.report.html_pruned import pruned_section
 from toolchain.report.limits import asks, broken, found_words, matrix, weight_share
 from toolchain.report.quantized_pages import quantized_section
@@ -218,7 +229,10 @@ def render_html(report: Report, sheet: bytes | None = None, pruned_sheet: bytes 
         below=[told for told in (validity.told([*report.engines, *report.unpruned]), quantized_words.summary(report),
                                  pruned_words.summary(report)) if told],
         pruned=pruned_section(report, pruned_sheet), quantized=quantized_section(report),
-        devices={"intro": devices.intro(report), "titles": devices.TITLES, "rows": devices.rows(report)},
+        devices={"intro": devices.intro(report), "titles": devices.TITLES, "rows": devices.rows(report),
+                 "across": devices.across(report)},
+        boundaries={"heading": boundaries.HEADING, "intro": boundaries.INTRO, "titles": boundaries.titles(report),
+                    "rows": boundaries.rows(report), "conditions": boundaries.conditions(report)},
         contract={"intro": contract.INTRO, "titles": contract.TITLES, "rows": contract.rows(report.engines),
                   "slow": contract.slow(report.engines), "shown": contract.SHOWN},
         tiles=words.tiles(report), plots=_plots(report), legend=_legend(report),

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from toolchain.report import (
+    boundaries,
     contract,
     devices,
     pruned_choice,
@@ -70,7 +71,18 @@ def _devices(report: Report) -> str:
     if not report.devices:
         return ""
     lines = [[escape(device), code(engine), *map(escape, rest)] for device, engine, *rest in devices.rows(report)]
-    return f"## On devices\n{escape(devices.intro(report))}\n\n" + table(devices.TITLES, lines, left=2)
+    titles, cells = devices.across(report)
+    compared = [[code(engine), *map(escape, rest)] for engine, *rest in cells]
+    return (f"## On devices\n{escape(devices.intro(report))}\n\n" + table(devices.TITLES, lines, left=2)
+            + "\n\n### Side by side\n" + table([*map(escape, titles)], compared))
+
+
+def _boundaries(report: Report) -> str:
+    rows = [[code(engine), *rest] for engine, *rest in boundaries.rows(report)]
+    told = "\n".join(f"- {escape(sentence)}" for sentence in boundaries.conditions(report))
+    if not rows:
+        return ""
+    return f"## {boundaries.HEADING}\n{boundaries.INTRO}\n\n{table(boundaries.titles(report), rows)}\n\n{told}"
 
 
 def _throughput(report: Report) -> str:
@@ -213,10 +225,7 @@ def _details(report: Report) -> str:
              code(e.path) if e.path else words.NOTHING, code(e.sha256[:16]) if e.sha256 else words.NOTHING]
             for e in report.engines]
     titles = ["Engine", "Computes in", "ONNX gap to its predecessor", "File", "SHA-256 begins"]
-    energy = [[code(e.name), f"{e.energy.millijoules:.3g}", escape(e.energy.counter)]
-              for e in report.engines if e.energy]
-    costs = "\n\n" + table(["Engine", "mJ an image, idle power included", "Counted by"], energy) if energy else ""
-    return "## Engine files\n" + table(titles, rows, left=5) + costs
+    return "## Engine files\n" + table(titles, rows, left=5)
 
 
 def _data(report: Report) -> str:
@@ -249,7 +258,7 @@ def render_markdown(report: Report) -> str:
         escape(quantized_words.summary(report)), escape(pruned_words.summary(report)),
         escape(validity.told([*report.engines, *report.unpruned]) or ""),
         "## Engines\n" + table(ENGINE_TITLES, map(_engine_row, [*report.engines, *report.unpruned])),
-        _devices(report), _limits(report), _contract(report), _throughput(report),
+        _devices(report), _boundaries(report), _limits(report), _contract(report), _throughput(report),
         quantized_markdown(report, code, escape, table), _pruned(report),
         _taught(report), _training(report),
         "## How this was measured\n" + "\n".join(f"- {line}" for line in words.how_measured(report)),

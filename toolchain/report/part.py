@@ -26,6 +26,13 @@ class Speedup(Part):
     high: Positive | None = None
 
 
+class Energy(Part):
+    """What one image costs, idle power included."""
+
+    millijoules: float = Field(ge=0)
+    counter: str = Field(description="what counted: RAPL, NVML or a Jetson's INA monitor")
+
+
 class Latency(Part):
     """Milliseconds per batch, over every timed run."""
 

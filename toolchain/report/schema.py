@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from toolchain.errors import ToolchainError
+from toolchain.errors import RecipeError
 from toolchain.report.contract import Contract
 from toolchain.report.devices import DeviceResult
 from toolchain.report.fidelity import Fidelity, Taught
-from toolchain.report.part import Bytes, Latency, Part, Percent, Positive, Speedup
+from toolchain.report.part import Bytes, Energy, Latency, Part, Percent, Positive, Speedup
 from toolchain.report.pruned import Pruning
 from toolchain.report.quantized import Quantization
 from toolchain.report.validity import Validity
@@ -93,13 +93,6 @@ class Transfer(Part):
     from_device: float = Field(ge=0)
 
 
-class Energy(Part):
-    """What one image costs, idle power included."""
-
-    millijoules: float = Field(ge=0)
-    counter: str = Field(description="what counted: RAPL, NVML or a Jetson's INA monitor")
-
-
 class Throughput(Part):
     """Images per second at one batch size."""
 
@@ -151,7 +144,10 @@ class EngineResult(Part):
     agreement_percent: Percent | None = Field(None, description="share of images answered as the FP32 engine does")
     top1_change_vs_fp32: Change | None = None
     accuracy_reference: str | None = Field(None, description="name of the FP32 engine it is compared with")
-    latency_ms: Latency | None = None
+    latency_ms: Latency | None = Field(None, description="device only: one batch in its memory already, so are logits")
+    with_transfers_ms: Latency | None = Field(None, description="from an array of the host to its logits there")
+    end_to_end_ms: Latency | None = Field(None, description="from uint8 pixels of the right size to a class")
+    machine_settings: dict[str, Any] | None = Field(None, description="clocks, heat, power mode right after the timing")
     validity: Validity | None = Field(None, description="of the latency; null: not timed, or by an earlier version")
     transfer_ms: Transfer | None = Field(None, description="null on a CPU")
     speedup_vs_fp32: Speedup | None = None
@@ -238,21 +234,21 @@ class Report(Part):
 
 
 def load_report(path: Path) -> Report:
-    """Read report.json. Raises ToolchainError naming the file and every field that is not as the contract says."""
+    """Read report.json. Raises RecipeError naming the file and every field that is not as the contract says."""
     try:
         text = Path(path).read_text(encoding="utf-8")
         content = json.loads(text)
     except OSError as error:
-        raise ToolchainError(f"{path}: cannot be read ({error.strerror}); expected a build's report.json") from None
+        raise RecipeError(f"{path}: cannot be read ({error.strerror}); expected a build's report.json") from None
     except (ValueError, RecursionError) as error:  # also UnicodeDecodeError
-        raise ToolchainError(f"{path}: not JSON ({error}); the file is damaged, build again to write it anew") from None
+        raise RecipeError(f"{path}: not JSON ({error}); the file is damaged, build again to write it anew") from None
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
-        raise ToolchainError(f"{path}: schema_version: found {version!r}, expected {SCHEMA_VERSION}; "
-                             "build again with this version, or read it with the one that wrote it")
+        raise RecipeError(f"{path}: schema_version: found {version!r}, expected {SCHEMA_VERSION}; "
+                          "build again with this version, or read it with the one that wrote it")
     try:
         return Report.model_validate(content)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}"
                           for e in error.errors())
-        raise ToolchainError(f"{path}: {wrong}") from None
+        raise RecipeError(f"{path}: {wrong}") from None

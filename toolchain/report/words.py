@@ -268,9 +268,9 @@ def how_measured(report: Report) -> list[str]:
     return [
         f"Accuracy: top-1 of the engine's own answers on all {report.data.test:,} test images, with a 95 % interval; "
         "agreement is the share of images answered as the FP32 engine answers them.",
-        f"Latency: batch {cfg.get('batch', NOTHING)}, {cfg.get('warmup', NOTHING)} untimed runs first, then "
-        f"{cfg.get('rounds', NOTHING)} rounds that each time every engine {cfg.get('runs_per_round', NOTHING)} times "
-        f"in random order{n}{first}; {threads} CPU threads. ± is one standard deviation.",
+        f"Latency: device only, batch {cfg.get('batch', NOTHING)}, {cfg.get('warmup', NOTHING)} untimed runs first, "
+        f"then {cfg.get('rounds', NOTHING)} rounds of {cfg.get('runs_per_round', NOTHING)} runs of every engine, in "
+        f"random order{n}{first}; {threads} CPU threads. ± is one standard deviation.",
         "Speed-up: FP32 latency divided by the engine's, against the FP32 engine of the same runtime where there is "
         "one and never across CPU and GPU, with a bootstrap 95 % interval over rounds."
         + _samples_kept(report),
