@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolchain.errors import NotEnoughEvidence, Regression, WorkDirError
+from toolchain.errors import NotEnoughEvidence, RecipeError, Regression, WorkDirError
 from toolchain.files import deliver
 
 if TYPE_CHECKING:
     from toolchain.check.finding import Tolerances
 
+STDOUT = Path("-")
+
 
 def run_baseline(folder: Path, out: Path | None = None) -> Path:
-    """Write what the build in `folder` is into the file `out` (default: baselines/<recipe>.<device>.json).
+    """Write what the build in `folder` is into the file `out` (default: baselines/<recipe>.<device>.json;
+    Path("-"): stdout).
 
     Returns the file. Raises ToolchainError, DataError, DigestMismatch or WorkDirError.
     """
@@ -25,14 +30,16 @@ def run_baseline(folder: Path, out: Path | None = None) -> Path:
     run = read_run(folder)
     file, baseline = out or default_file(run), make_baseline(run)
     text = baseline.to_json()
-    same = file.is_file() and file.read_bytes() == text.encode()
-    deliver(file, text)
-    print(f"{file}: {len(baseline.engines)} engines on {baseline.images.n:,} test images, {len(text.encode()):,} bytes"
-          f"{', unchanged' if same else ''}")
+    same = file != STDOUT and file.is_file() and file.read_bytes() == text.encode()
+    _deliver(file, text)
+    name, told = ("the baseline", sys.stderr) if file == STDOUT else (file, sys.stdout)
+    print(f"{name}: {len(baseline.engines)} engines on {baseline.images.n:,} test images, {len(text.encode()):,} bytes"
+          f"{', unchanged' if same else ''}", file=told)
     if doubted := [name for name, engine in baseline.engines.items() if engine.inconclusive]:
         print(f"the latency of {len(doubted)} engines was inconclusive, such as {doubted[0]}: "
               f"{'; '.join(baseline.engines[doubted[0]].inconclusive)}. A slower run will not be called a regression "
-              "of them; build and write the baseline again on a quiet machine")
+              "of them; build on a quiet machine (with --set measure.attempts=4, since a finished measurement is kept) "
+              "and write the baseline again", file=told)
     return file
 
 
@@ -42,8 +49,9 @@ def run_check(
 ) -> int:
     """Hold the build in `folder` against `baseline` and print what was found.
 
-    asked: what is tolerated; None: the defaults. junit, json_file: files to write. github: also print annotations, and
-    add a table to the file that $GITHUB_STEP_SUMMARY names. everything: show the figures of what passes too.
+    asked: what is tolerated; None: the defaults. junit, json_file: files to write; one may be Path("-"), which is
+    stdout, and what people read goes to stderr then. github: also print annotations, and add a table to the file that
+    $GITHUB_STEP_SUMMARY names. everything: show the figures of what passes too.
 
     Returns 0. After everything is written, raises Regression or NotEnoughEvidence; DataError where the baseline has
     other test images.
@@ -52,21 +60,28 @@ def run_check(
     from toolchain.check.console_table import print_verdict
     from toolchain.check.finding import Tolerances
     from toolchain.check.finished_run import read_run
-    from toolchain.check.judge import check
+    from toolchain.check.judge import check, notices
     from toolchain.check.verdict import Verdict, to_annotations, to_json, to_junit, to_markdown
 
+    if junit == json_file == STDOUT:
+        raise RecipeError("--junit - and --json -: only one of them can go to stdout; name a file for the other")
     asked = asked or Tolerances()
     run, before = read_run(folder), load_baseline(baseline)
-    verdict = Verdict(str(run.report.recipe.get("name")), str(baseline), asked, check(run, before, asked, baseline))
-    wanted = {file: text for file, text in ((json_file, to_json), (junit, to_junit)) if file}
-    unwritten = [error for file, text in wanted.items() if (error := _undelivered(file, text(verdict)))]
-    print_verdict(verdict, everything)
-    if github:
-        sys.stdout.write(to_annotations(verdict))
-        if (summary := os.environ.get("GITHUB_STEP_SUMMARY")) and (
-                error := _unappended(Path(summary), to_markdown(verdict))):
-            unwritten.append(error)
-    sys.stdout.flush()
+    verdict = Verdict(str(run.report.recipe.get("name")), str(baseline), asked, check(run, before, asked, baseline),
+                      notices(run, before, asked))
+
+    def show() -> None:
+        piped = STDOUT in (junit, json_file)
+        print_verdict(verdict, everything, stderr=piped)
+        if github:
+            print(to_annotations(verdict), end="", file=sys.stderr if piped else None, flush=True)
+
+    writes: list[Callable[[], None]] = [
+        partial(_deliver, file, text(verdict)) for file, text in ((json_file, to_json), (junit, to_junit)) if file]
+    if github and (summary := os.environ.get("GITHUB_STEP_SUMMARY")):
+        writes.append(partial(_append, Path(summary), to_markdown(verdict)))
+    writes.append(partial(_print, show))
+    unwritten = [error for write in writes if (error := _failed(write))]
     more = "".join(f"\n{error}" for error in unwritten)
     if verdict.outcome == "regression":
         raise Regression("worse than the baseline:\n  " + "\n  ".join(f.line() for f in verdict.those("regression"))
@@ -79,20 +94,38 @@ def run_check(
     return 0
 
 
-def _undelivered(file: Path, text: str) -> str | None:
-    """What kept a file from being written; a verdict is worth more than its file."""
+def _failed(write: Callable[[], None]) -> str | None:
+    """What kept it from being written; a verdict is worth more than its file."""
     try:
-        deliver(file, text)
+        write()
     except WorkDirError as error:
         return str(error)
     return None
 
 
-def _unappended(file: Path, text: str) -> str | None:
-    """The same, below what earlier steps wrote."""
+def _deliver(file: Path, text: str) -> None:
+    """Raises WorkDirError."""
+    if file == STDOUT:
+        _print(partial(sys.stdout.write, text))
+    else:
+        deliver(file, text)
+
+
+def _append(summary: Path, text: str) -> None:
+    """Below what earlier steps wrote. Raises WorkDirError."""
     try:
-        with file.open("a", encoding="utf-8") as summary:
-            summary.write(text)
+        with summary.open("a", encoding="utf-8") as file:
+            file.write(text)
     except OSError as error:
-        return f"$GITHUB_STEP_SUMMARY {file}: cannot be written ({error.strerror})"
-    return None
+        raise WorkDirError(f"$GITHUB_STEP_SUMMARY {summary}: cannot be written ({error.strerror})") from None
+
+
+def _print(write: Callable[[], object]) -> None:
+    """Raises WorkDirError where stdout cannot take it; a reader that has gone away, as of `| head`, is no error."""
+    try:
+        write()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return
+    except OSError as error:
+        raise WorkDirError(f"stdout: cannot be written ({error.strerror}); send it to another place") from None

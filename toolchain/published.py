@@ -16,7 +16,10 @@ def digests(build: Path) -> dict[str, str]:
     """SHA-256 of each file by its name below the build's folder. Raises WorkDirError."""
     path = build / FILE
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+        if not all(isinstance(word, str) for word in (*found, *found.values())):
+            raise ValueError("expected names and their SHA-256")
+        return found
     except (OSError, ValueError, TypeError) as error:
         raise WorkDirError(f"{path}: cannot be read ({error}), so no file of this build can be checked; run the build "
                            "again") from None

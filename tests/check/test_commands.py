@@ -1,7 +1,9 @@
+import hashlib
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -89,6 +91,58 @@ def test_what_cannot_be_read_or_written_is_said(run, baseline, tmp_path, capsys,
     assert "Traceback" not in said
 
 
+def test_stdout_takes_one_of_the_files_and_people_read_stderr_then(run, baseline, capsys):
+    capsys.readouterr()
+    ends(0, "check", run, "--baseline", baseline, "--junit", "-", "--github")
+    read = capsys.readouterr()
+    assert read.out.startswith("<?xml") and read.out.endswith("</testsuites>\n")
+    assert "made against" in read.err and "::notice" in read.err
+    ends(0, "check", run, "--baseline", baseline, "--json", "-")
+    assert json.loads(capsys.readouterr().out)["outcome"] == "pass"
+    ends(0, "baseline", run, "-o", "-")
+    read = capsys.readouterr()
+    assert read.out == baseline.read_text() and "the baseline: 2 engines" in read.err
+    ends(2, "check", run, "--baseline", baseline, "--json", "-", "--junit", "-")
+    assert "only one of them can go to stdout" in capsys.readouterr().err
+
+
+FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_is_one_sentence_and_hides_no_verdict(run, baseline, unbuffered):
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+
+    def full(*words):
+        with FULL.open("w") as out:
+            done = subprocess.run([sys.executable, "-m", "toolchain", *map(str, words)], stdout=out,
+                                  stderr=subprocess.PIPE, text=True, env=environment)
+        assert "Traceback" not in done.stderr and "ignored" not in done.stderr
+        return done.returncode, done.stderr
+
+    code, told = full("check", run, "--baseline", baseline)
+    assert code == 9 and told.count("\n") == 1 and "stdout: cannot be written (No space left on device)" in told
+    code, told = full("baseline", run, "-o", baseline)
+    assert code == 9 and told.count("\n") == 1 and "No space left on device" in told
+    write(run, LABELS, KEYS, {**ANSWERS, INT8: wrong_at(LABELS, range(200))})
+    code, told = full("check", run, "--baseline", baseline)
+    assert code == 11 and "worse than the baseline" in told and "stdout: cannot be written" in told
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["check", "r"], "no file was left half written, run the same command again from its start"),
+    (["--debug", "bench", "r"], "no file was left half written"), (["build", "r"], "the same command goes on from here")])
+def test_ctrl_c_promises_what_is_true(words, said, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise SystemExit(130)
+
+    monkeypatch.setattr("toolchain.cli.app", interrupted)
+    monkeypatch.setattr("toolchain.cli.os._exit", sys.exit)
+    ends(130, *words)
+    assert said in capsys.readouterr().err
+
+
 def test_a_verdict_counts_more_than_a_file_that_cannot_be_written(run, baseline, tmp_path, capsys):
     write(run, LABELS, KEYS, {**ANSWERS, INT8: wrong_at(LABELS, range(200))})
     ends(11, "check", run, "--baseline", baseline, "--json", run / "report.json" / "c.json")
@@ -102,6 +156,43 @@ def test_a_pipe_is_written_to_and_never_replaced(run, tmp_path):
     reader = subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE)
     ends(0, "baseline", run, "-o", pipe)
     assert json.loads(reader.communicate(timeout=60)[0])["engines"] and not pipe.is_file()
+
+
+def test_an_engine_that_was_deleted_or_altered_is_named_and_not_judged(run, baseline, tmp_path, capsys):
+    engine = run / "engines" / INT8 / "engine.onnx"
+    engine.parent.mkdir(parents=True)
+    engine.write_bytes(b"engine")
+    published = json.loads((run / "published.json").read_text())
+    name = f"engines/{INT8}/engine.onnx"
+    (run / "published.json").write_text(json.dumps({**published, name: hashlib.sha256(b"engine").hexdigest()}))
+    ends(0, "check", run, "--baseline", baseline)
+    engine.write_bytes(b"Engine")
+    ends(8, "check", run, "--baseline", baseline)
+    assert f"{engine}: SHA-256 is" in capsys.readouterr().err
+    engine.unlink()
+    ends(9, "check", run, "--baseline", baseline)
+    ends(9, "baseline", run, "-o", tmp_path / "gone.json")
+    assert capsys.readouterr().err.count(f"{engine}: is missing") == 2
+
+
+def test_a_report_that_is_none_ends_with_2_and_digests_that_are_none_with_9(run, baseline, capsys):
+    published = json.loads((run / "published.json").read_text())
+    (run / "report.json").write_text('{"schema_version": 1, "engines": [{"name": "e", "measured": false}]}')
+    digest = hashlib.sha256((run / "report.json").read_bytes()).hexdigest()
+    (run / "published.json").write_text(json.dumps({**published, "report.json": digest}))
+    ends(2, "check", run, "--baseline", baseline)
+    told = capsys.readouterr().err
+    assert "report.json: " in told and "Field required" in told and "Value error" not in told
+    (run / "published.json").write_text('{"report.json": 5}')
+    ends(9, "check", run, "--baseline", baseline)
+    assert "published.json: cannot be read" in capsys.readouterr().err
+
+
+def test_a_baseline_of_another_recipe_is_said(run, baseline, tmp_path, capsys):
+    other = tmp_path / "other.json"
+    other.write_text(baseline.read_text().replace('"recipe": "made"', '"recipe": "another"'))
+    ends(0, "check", run, "--baseline", other)
+    assert "notice: the baseline is of the recipe 'another', this run of 'made'" in capsys.readouterr().out
 
 
 def test_an_edited_report_is_not_judged(run, baseline, tmp_path, capsys):

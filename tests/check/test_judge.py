@@ -72,7 +72,11 @@ def test_a_small_test_set_says_how_many_images_would_decide():
     before = make_baseline(made(labels, keys, {FP32: wrong_at(labels, range(10))}))
     outcomes, words = found(made(labels, keys, {FP32: wrong_at(labels, range(5, 18))}), before)  # 8 lost, 5 gained
     assert outcomes[FP32, "top-1 against the baseline"] == "not enough evidence"
-    assert "test images would decide" in words[FP32, "top-1 against the baseline"]
+    said = words[FP32, "top-1 against the baseline"]
+    assert "more than the margin of 0.5" in said and "test images would decide" in said
+    margin = float(said.split("--margin ")[1].split()[0])
+    assert found(made(labels, keys, {FP32: wrong_at(labels, range(5, 18))}), before,
+                 Tolerances(margin_points=margin))[0][FP32, "top-1 against the baseline"] == "pass"
 
 
 def test_a_class_that_is_lost_is_found_where_the_mean_hides_it():
@@ -92,7 +96,7 @@ def test_latency_is_judged_by_its_ratio_to_fp32_and_not_by_milliseconds():
     assert found(made(LABELS, KEYS, ANSWERS, slow_day))[0][INT8, "latency"] == "pass"
     slower = {FP32: times(4, 5), INT8: times(1.3, 6)}
     outcomes, words = found(made(LABELS, KEYS, ANSWERS, slower))
-    assert outcomes[INT8, "latency"] == "regression" and "times as slow as the baseline" in words[INT8, "latency"]
+    assert outcomes[INT8, "latency"] == "regression" and "1.309 times the baseline's time" in words[INT8, "latency"]
     assert found(made(LABELS, KEYS, ANSWERS, slower), asked=Tolerances(latency_percent=50))[0][INT8, "latency"] == "pass"
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from toolchain.check.speed import FEWEST_ROUNDS, medians, slowdown
+from toolchain.check.speed import FEWEST_ROUNDS, medians, rounds_needed, slowdown
 
 
 def ratios(centre, seed, rounds=20, noise=0.02):
@@ -23,8 +23,28 @@ def test_an_interval_within_the_tolerance_passes_and_one_beyond_it_is_a_regressi
 def test_an_interval_across_the_limit_says_how_many_rounds_would_decide_and_they_do():
     near = slowdown(ratios(4, 0, 96, 0.2), ratios(4, 1, 96, 0.2), 0.1, 0.01)
     assert near.outcome == "not enough evidence" and near.low < 1.1 < near.high
-    assert 96 < near.needed < 200
+    assert 96 < near.needed < 200 and 96 < near.baseline_needed < 200  # both spread alike
     assert slowdown(ratios(4, 0, 200, 0.2), ratios(4, 1, 200, 0.2), 0.1, 0.01).outcome == "pass"
+
+
+def test_the_side_that_spreads_is_the_one_that_lacks_rounds():
+    noisy, steady = ratios(4, 2, 40, 0.6), ratios(4, 1, 40, 0.01)
+    found = slowdown(noisy, steady, 0.2, 0.01)
+    assert found.outcome == "not enough evidence" and found.needed is None and found.baseline_needed > 40
+    found = slowdown(steady, noisy, 0.2, 0.01)
+    assert found.outcome == "not enough evidence" and found.baseline_needed is None and found.needed > 40
+    found = slowdown(ratios(4, 0, FEWEST_ROUNDS - 1), ratios(4, 1), 0.1, 0.01)
+    assert (found.needed, found.baseline_needed) == (None, FEWEST_ROUNDS)
+
+
+def test_rounds_needed_by_hand():
+    # the interval must shrink to half, so its variance to a quarter, of which each side has half: four times of both
+    assert rounds_needed((20, 30), (1, 1), 0.2, 0.1) == (80, 120)
+    # the baseline has 0.9 of the variance; 0.1 stays, so 0.9 must become 0.4: 20 * 0.9 / 0.4
+    assert rounds_needed((20, 20), (9, 1), 0.2, 0.2 * 0.5**0.5) == (45, None)
+    assert rounds_needed((20, 20), (1, 9), 0.2, 0.2 * 0.5**0.5) == (None, 45)
+    assert rounds_needed((20, 20), (9, 1), 0.2, 0.06) == (223, 223)  # the other's tenth alone is too wide
+    assert rounds_needed((20, 20), (1, 1), 0.2, 0.001) == (None, None)
 
 
 def test_the_order_of_the_rounds_does_not_matter():

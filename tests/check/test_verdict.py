@@ -29,6 +29,16 @@ def test_github_gets_one_line_an_annotation():
     assert len(lines) == 3
 
 
+def test_notices_reach_every_reader_and_change_no_outcome(capsys):
+    told = Verdict("made", "b.json", Tolerances(), [Finding("e", "weights", "pass", "equal")], ["twice as slow"])
+    assert told.outcome == "pass" and json.loads(to_json(told))["notices"] == ["twice as slow"]
+    assert "::notice title=toolchain check::twice as slow\n" in to_annotations(told)
+    assert "Notice: twice as slow\n" in to_markdown(told)
+    assert ElementTree.fromstring(to_junit(told).encode()).find("testsuite/system-out").text == "twice as slow"
+    print_verdict(told)
+    assert "notice: twice as slow\n" in capsys.readouterr().out
+
+
 def test_the_summary_is_a_table_with_what_is_wrong_first():
     rows = [line for line in to_markdown(VERDICT).splitlines() if line.startswith("|")][2:]
     assert [row.split("|")[1].strip() for row in rows] == [

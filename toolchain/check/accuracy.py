@@ -7,6 +7,7 @@ run the recipe's own `top1_drop` is allowed or, without one, what the baseline l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -120,7 +121,8 @@ def _decided(judged: Judged, asked: Tolerances) -> str:
     if judged.outcome == "pass":
         real = "a real drop, too small to matter, " if judged.significant else ""
         return f"{real}at most {bound} points worse" if judged.bound > 0 else "no worse"
-    return (f"may be up to {bound} points worse, more than {margin}: about {judged.needed:,} test images would decide")
+    return (f"may be up to {bound} points worse, more than the margin of {margin}: about {judged.needed:,} test images "
+            f"would decide, and --margin {math.ceil(1e4 * judged.bound) / 100:g} would let it pass")
 
 
 def _figures(pairs: Differences, judged: Judged, alpha: float) -> dict[str, float | int | None]:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -30,6 +30,7 @@ class Conditions(Part):
     """What must be equal for two latencies, or two peaks of memory, to be compared."""
 
     device: str | None = Field(None, description="the CPU's or GPU's name")
+    driver: str | None = Field(None, description="the GPU's; a baseline of an earlier version does not tell")
     runtime_version: str | None = None
     batch: int | None = None
     threads: int | None = None
@@ -38,7 +39,8 @@ class Conditions(Part):
 
     def unlike(self, other: Conditions) -> list[str]:
         """What differs, in words: 'threads 2, not 4' is self's and other's."""
-        return [f"{name.replace('_', ' ')} {mine!r}, not {theirs!r}" for name in type(self).model_fields
+        told = (name for name in type(self).model_fields if name != "driver" or name in other.model_fields_set)
+        return [f"{name.replace('_', ' ')} {mine!r}, not {theirs!r}" for name in told
                 if (mine := getattr(self, name)) != (theirs := getattr(other, name))]
 
 
@@ -120,11 +122,12 @@ def kept(engine: EngineResult, run: Run) -> BaselineEngine:
 
 def conditions(engine: EngineResult, report: Report) -> Conditions:
     """Where and how an engine was measured."""
-    more: dict[str, Any] = engine.model_extra or {}
-    timed, machine = more.get("latency_conditions") or {}, more.get("machine_settings") or {}
+    version: str | None = getattr(engine, "runtime_version", None)  # the schema declares not all that a report holds
+    timed, machine = (getattr(engine, name, None) or {} for name in ("latency_conditions", "machine_settings"))
     on_gpu = engine.runtime in ("tensorrt", "tensorrt_rtx") or engine.target == "cuda"
-    gpu = report.environment.gpus[0].name if report.environment.gpus else None
-    return Conditions(device=gpu if on_gpu else report.environment.cpu, runtime_version=more.get("runtime_version"),
+    gpu = report.environment.gpus[0] if report.environment.gpus and on_gpu else None
+    device = (gpu.name if gpu else None) if on_gpu else report.environment.cpu
+    return Conditions(device=device, driver=gpu.driver if gpu else None, runtime_version=version,
                       batch=timed.get("batch"), threads=None if on_gpu else timed.get("threads"),
                       governor=machine.get("governor"), power_mode=machine.get("power_mode"))
 
@@ -167,5 +170,6 @@ def load_baseline(path: Path) -> Baseline:
     try:
         return Baseline.model_validate(content)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}".lstrip(": ") for e in error.errors()[:5])
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}".lstrip(": ")
+                          for e in error.errors()[:5])
         raise DataError(f"{path}: {wrong}; restore it from git, or make it again") from None

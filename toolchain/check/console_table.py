@@ -15,11 +15,11 @@ PLAIN_WIDTH = 140  # columns where stdout is no terminal
 COLOURS = {"regression": "bold red", "not enough evidence": "yellow", "pass": "green", "not judged": "dim"}
 
 
-def print_verdict(verdict: Verdict, everything: bool = False) -> None:
+def print_verdict(verdict: Verdict, everything: bool = False, stderr: bool = False) -> None:
     """One row a quantity of an engine, the engines in the report's order; what passes shares a row, or has its own."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, stderr=stderr)
     if not console.is_terminal:
-        console = Console(highlight=False, width=PLAIN_WIDTH)
+        console = Console(highlight=False, stderr=stderr, width=PLAIN_WIDTH)
     grid = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for title in ("engine", "quantity", "", "found"):
         grid.add_column(title, overflow="fold")
@@ -32,6 +32,8 @@ def print_verdict(verdict: Verdict, everything: bool = False) -> None:
     with console.capture() as captured:
         console.print(grid)
         console.print(Text(f"\n{verdict.asked.told()}"), soft_wrap=True)
+        for told in verdict.notices:
+            console.print(Text(f"notice: {told}", "yellow"), soft_wrap=True)
         console.print(Text(verdict.headline(), COLOURS[verdict.outcome]), soft_wrap=True)
     text = captured.get()
     plain = text.translate({ord("✗"): "x", ord("✓"): "+", ord("–"): "-", ord("→"): ">"})

@@ -40,9 +40,9 @@ class Tolerances:
     def told(self) -> str:
         """All of them in one line."""
         latency = "any" if self.latency_percent is None else f"{self.latency_percent:g} %"
-        return (f"tolerated: top-1 {self.margin_points:g} points (false alarms in {100 * self.alpha:g} % of runs, such "
-                f"drops missed in {100 * self.beta:g} %), latency {latency}, size "
-                f"{self.size_percent:g} %, memory {self.memory_percent:g} % and {self.memory_mb:g} MB")
+        return (f"tolerated: drops of top-1 within chance that are surely below {self.margin_points:g} points (false "
+                f"alarms in {100 * self.alpha:g} % of runs, drops so large missed in {100 * self.beta:g} %), latency "
+                f"{latency}, size {self.size_percent:g} %, memory {self.memory_percent:g} % and {self.memory_mb:g} MB")
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,11 @@ class Finding:
     def line(self) -> str:
         """One line that stands alone."""
         return f"{self.engine}: {self.what}: {self.told}"
+
+
+def change(ratio: float) -> str:
+    """'+12.5 %' of 1.125."""
+    return f"{100 * (ratio - 1):+.1f} %" if ratio != 1 else "equal"
 
 
 def overall(findings: Iterable[Finding]) -> Outcome:

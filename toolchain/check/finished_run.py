@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from toolchain.check.pack import coded, digest
 from toolchain.errors import DataError, WorkDirError
 from toolchain.measure.latency import round_ratios
-from toolchain.published import proven
+from toolchain.published import digests, proven
 from toolchain.report.schema import Report, load_report
 
 ANSWERS, TIMES = "predictions.npz", "latency.npz"
@@ -44,6 +44,7 @@ def read_run(folder: Path) -> Run:
         raise WorkDirError(f"{folder}: has no report.json; expected the folder of a finished build, such as "
                              "build/vgg11_int8")
     report = load_report(proven(folder, "report.json"))
+    _prove_engines(folder, report)
     answers, times = (_arrays(proven(folder, name)) for name in (ANSWERS, TIMES))
     measured = [engine for engine in report.engines if engine.measured]
     if missing := [engine.name for engine in measured if engine.name not in answers]:
@@ -59,6 +60,15 @@ def read_run(folder: Path) -> Run:
               if engine.latency_reference in times and engine.name in times}
     return Run(report, labels[order], digest(keys[order], "<u8"), digest(labels[order], "<i8"),
                {engine.name: sorted_codes(answers[engine.name][:, 0], labels, keys) for engine in measured}, ratios)
+
+
+def _prove_engines(folder: Path, report: Report) -> None:
+    """What is judged is there: each file of an engine that was built is the one that was written."""
+    names = digests(folder)
+    for engine in (engine for engine in report.engines if engine.built):
+        own = {name for name in names if name.startswith(f"engines/{engine.name}/")}
+        for name in sorted(own | ({engine.path} if engine.path else set())):
+            proven(folder, name)
 
 
 def sorted_codes(answers: NDArray[np.int64], labels: NDArray[np.int64], keys: NDArray[np.uint64]) -> NDArray[np.int64]:

@@ -6,12 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from toolchain.check.accuracy import accuracy_findings
-from toolchain.check.baseline import Baseline, BaselineEngine, conditions, doubts, recipe_digest
-from toolchain.check.finding import Finding, Tolerances
+from toolchain.check.baseline import Baseline, BaselineEngine, conditions, recipe_digest
+from toolchain.check.finding import Finding, Tolerances, change
 from toolchain.check.finished_run import Run
-from toolchain.check.pack import numbers, read_numbers
+from toolchain.check.latency import latency_findings, slower_references
 from toolchain.check.paired import Outcome
-from toolchain.check.speed import slowdown
 from toolchain.errors import DataError
 from toolchain.report.schema import EngineResult
 
@@ -27,11 +26,20 @@ def check(run: Run, baseline: Baseline, asked: Tolerances, file: Path | str = "t
         found += _presence(engine, before)
         if before and engine.built:
             found += [*_sizes(engine, before, asked), *_memory(engine, before, run, asked),
-                      *_latency(engine, before, run, asked)]
+                      *latency_findings(engine, before, run, asked)]
     names = [engine.name for engine in run.report.engines]
     found += _gone(run, baseline, names)
     place = {name: i for i, name in enumerate([*names, *baseline.engines])}
     return sorted(found, key=lambda finding: place[finding.engine])
+
+
+def notices(run: Run, baseline: Baseline, asked: Tolerances) -> list[str]:
+    """What is to be known of the two, and is of no outcome."""
+    name = str(run.report.recipe.get("name"))
+    other = [] if baseline.recipe == name else [
+        f"the baseline is of the recipe {baseline.recipe!r}, this run of {name!r}: if that is not meant, name the "
+        "baseline of this recipe"]
+    return other + slower_references(run, baseline, asked)
 
 
 def _same_images(run: Run, baseline: Baseline, file: Path | str) -> None:
@@ -75,7 +83,7 @@ def _sizes(engine: EngineResult, before: BaselineEngine, asked: Tolerances) -> I
         if was and now is not None:
             bad = now > was * (1 + asked.size_percent / 100)
             yield Finding(engine.name, what, "regression" if bad else "pass", f"{was:,} → {now:,} bytes "
-                          f"({_change(now / was)})", {"before_bytes": was, "bytes": now})
+                          f"({change(now / was)})", {"before_bytes": was, "bytes": now})
 
 
 def _memory(engine: EngineResult, before: BaselineEngine, run: Run, asked: Tolerances) -> Iterable[Finding]:
@@ -83,53 +91,8 @@ def _memory(engine: EngineResult, before: BaselineEngine, run: Run, asked: Toler
     if not was or now is None:
         return
     unlike = conditions(engine, run.report).unlike(before.conditions)
-    words = f"{was / MB:.1f} → {now / MB:.1f} MB ({_change(now / was)})"
+    words = f"{was / MB:.1f} → {now / MB:.1f} MB ({change(now / was)})"
     bad = now > was * (1 + asked.memory_percent / 100) and now - was > asked.memory_mb * MB
     outcome: Outcome = "not judged" if unlike else "regression" if bad else "pass"
     said = f"{words}; not compared: {', '.join(unlike)}" if unlike else words
     yield Finding(engine.name, "peak memory", outcome, said, {"before_bytes": was, "bytes": now})
-
-
-def _latency(engine: EngineResult, before: BaselineEngine, run: Run, asked: Tolerances) -> Iterable[Finding]:
-    """By the ratio of both speed-ups over FP32; milliseconds of two days are shown, and not compared."""
-    if before.p50_ms is None or engine.latency_ms is None:
-        return
-    words = f"{before.p50_ms:.3g} → {engine.latency_ms.p50:.3g} ms"
-    ratios = run.ratios.get(engine.name)
-    if why := _incomparable(engine, before, run, asked):
-        yield Finding(engine.name, "latency", "not judged", f"{words}; {why}")
-        return
-    assert before.speedup_by_round is not None and ratios is not None and asked.latency_percent is not None
-    # the run's ratios are rounded as the baseline's were, so that a run equals its own baseline
-    was, now = read_numbers(before.speedup_by_round), read_numbers(numbers(ratios))
-    found = slowdown(was, now, asked.latency_percent / 100, asked.alpha)
-    figures: dict[str, float | int | None] = {"ratio": found.value, "low": found.low, "high": found.high,
-                                              "rounds": len(now), "rounds_needed": found.needed}
-    words += (f"; {found.value:.3f} times as slow as the baseline, by its ratio to FP32 "
-              f"({100 - 100 * asked.alpha:g} %: {found.low:.3f} to {found.high:.3f})")
-    outcome, doubted = found.outcome, [f"{whose} was inconclusive ({', '.join(causes)})" for whose, causes in (
-        ("the baseline", before.inconclusive), ("this measurement", doubts(engine))) if causes]
-    if outcome == "not enough evidence":
-        words += f"; about {found.needed:,} rounds would decide" if found.needed else "; too near the limit to decide"
-    elif outcome == "regression" and doubted:
-        outcome, words = "not enough evidence", f"{words}, but {' and '.join(doubted)}: measure on a quiet machine"
-    yield Finding(engine.name, "latency", outcome, words, figures)
-
-
-def _incomparable(engine: EngineResult, before: BaselineEngine, run: Run, asked: Tolerances) -> str | None:
-    """Why its latency is not judged; None: it is."""
-    if engine.latency_reference == engine.name:
-        return "the others are judged by their ratio to it"
-    if asked.latency_percent is None:
-        return "not judged, as asked"
-    if unlike := conditions(engine, run.report).unlike(before.conditions):
-        return f"not compared: {', '.join(unlike)}"
-    if before.speedup_by_round is None or engine.name not in run.ratios:
-        return "without an FP32 engine there is no ratio to judge by"
-    if before.latency_reference != engine.latency_reference:
-        return f"the baseline's is its ratio to {before.latency_reference}, this to {engine.latency_reference}"
-    return None
-
-
-def _change(ratio: float) -> str:
-    return f"{100 * (ratio - 1):+.1f} %" if ratio != 1 else "equal"

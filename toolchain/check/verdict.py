@@ -19,12 +19,13 @@ NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 @dataclass(frozen=True)
 class Verdict:
-    """Everything that was found of the run `name` against the file `baseline`."""
+    """Everything that was found of the run `name` against the file `baseline`. notices: to be known, of no outcome."""
 
     name: str
     baseline: str
     asked: Tolerances
     findings: Sequence[Finding]
+    notices: Sequence[str] = ()
 
     @property
     def outcome(self) -> Outcome:
@@ -44,7 +45,8 @@ class Verdict:
 def to_json(verdict: Verdict) -> str:
     """One object; the same findings give the same bytes."""
     content = {"schema_version": 1, "outcome": verdict.outcome, "run": verdict.name, "baseline": verdict.baseline,
-               "tolerances": asdict(verdict.asked), "findings": [asdict(finding) for finding in verdict.findings]}
+               "tolerances": asdict(verdict.asked), "notices": list(verdict.notices),
+               "findings": [asdict(finding) for finding in verdict.findings]}
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -63,15 +65,19 @@ def to_junit(verdict: Verdict) -> str:
                 ElementTree.SubElement(case, kind, message=_xml(finding.told))
             else:
                 ElementTree.SubElement(case, "system-out").text = _xml(finding.told)
+    if verdict.notices and len(root):
+        ElementTree.SubElement(root[0], "system-out").text = _xml("\n".join(verdict.notices))
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
 def to_annotations(verdict: Verdict) -> str:
-    """Lines that GitHub's runner turns into annotations: an error a regression, a warning where evidence is missing."""
+    """Lines that GitHub's runner turns into annotations: an error a regression, a warning where evidence is missing, a
+    notice what is to be known and the headline."""
     lines = [f"::{COMMANDS[finding.outcome]} title={_property(f'{finding.engine} {finding.what}')}::"
              f"{_data(finding.told)}" for outcome in COMMANDS for finding in verdict.those(outcome)]
-    return "\n".join([*lines, f"::notice title=toolchain check::{_data(verdict.headline())}"]) + "\n"
+    lines += [f"::notice title=toolchain check::{_data(told)}" for told in (*verdict.notices, verdict.headline())]
+    return "\n".join(lines) + "\n"
 
 
 def to_markdown(verdict: Verdict) -> str:
@@ -79,7 +85,8 @@ def to_markdown(verdict: Verdict) -> str:
     rows = [f"| {MARKS[f.outcome]} {f.outcome} | `{_cell(f.engine)}` | {_cell(f.what)} | {_cell(f.told)} |"
             for f in sorted(verdict.findings, key=lambda f: list(MARKS).index(f.outcome))]
     return "\n".join([f"### {_cell(verdict.headline())}", "", "| outcome | engine | quantity | found |",
-                      "| --- | --- | --- | --- |", *rows, "", verdict.asked.told(), ""])
+                      "| --- | --- | --- | --- |", *rows, "",
+                      *(f"Notice: {_cell(told)}\n" for told in verdict.notices), verdict.asked.told(), ""])
 
 
 def _counts(findings: Iterable[Finding]) -> dict[str, str]:

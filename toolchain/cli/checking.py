@@ -17,7 +17,8 @@ RunArgument = Annotated[Path, typer.Argument(
 def baseline(
     run: RunArgument,
     out: Annotated[Path | None, typer.Option(
-        "--out", "-o", metavar="FILE", help="The file, for git  \\[default: baselines/<recipe>.<device>.json]")] = None,
+        "--out", "-o", metavar="FILE", help="The file, for git; - is stdout  \\[default: "
+                                       "baselines/<recipe>.<device>.json]")] = None,
 ) -> None:
     """Write down what RUN is, for `check` to compare later runs with: a small text file for git, one for each device.
 
@@ -34,19 +35,24 @@ def baseline(
 def check(
     run: RunArgument,
     baseline: Annotated[Path, typer.Option("--baseline", metavar="FILE", help="What `toolchain baseline` wrote.")],
-    junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML.")] = None,
-    json_: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write every figure as JSON.")] = None,
+    junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML; - is stdout.")] = None,
+    json_: Annotated[Path | None, typer.Option(
+        "--json", metavar="FILE", help="Write every figure as JSON; - is stdout.")] = None,
     github: Annotated[bool, typer.Option(
         "--github", help="Print GitHub's annotations; add a table to the job's summary.")] = False,
     all_: Annotated[bool, typer.Option("--all", help="Show each quantity that passes, with its figures.")] = False,
-    margin: Annotated[float, typer.Option(help="Points of top-1: a drop this large must not pass unseen.")] = 0.5,
+    margin: Annotated[float, typer.Option(help=(
+        "Points of top-1, the drop that must not pass unseen: 0.5 is 5 images more wrong of 1,000. A drop within "
+        "chance passes if it is surely below this; if it may be more, evidence is missing (12). A drop beyond chance "
+        "is a regression (11), unless surely below a fifth of this. Example: --margin 1 lets twice as much go, and "
+        "needs about a quarter of the test images."))] = 0.5,
     alpha: Annotated[float, typer.Option(help="Chance of a false alarm on accuracy in one run.")] = 0.01,
-    beta: Annotated[float, typer.Option(help="Chance that a drop of the margin passes.")] = 0.1,
-    latency: Annotated[float, typer.Option(help="Percent slower, by the ratio to FP32, that are tolerated.")] = 10.0,
+    beta: Annotated[float, typer.Option(help="Chance that a drop as large as the margin is missed.")] = 0.1,
+    latency: Annotated[float, typer.Option(help="Percent slower that pass, by the ratio to FP32.")] = 10.0,
     no_latency: Annotated[bool, typer.Option(
         "--no-latency", help="Show latency and do not judge it, as on a machine that others use.")] = False,
-    size: Annotated[float, typer.Option(help="Percent of bytes, of engine file and weights.")] = 1.0,
-    memory: Annotated[float, typer.Option(help="Percent of peak memory, and 4 MB.")] = 25.0,
+    size: Annotated[float, typer.Option(help="Percent larger that pass, of engine file and weights.")] = 1.0,
+    memory: Annotated[float, typer.Option(help="Percent more peak memory that pass, and up to 4 MB always.")] = 25.0,
 ) -> None:
     """Hold RUN against a baseline: pass, regression (exit code 11), or not enough evidence (12).
 
@@ -54,7 +60,9 @@ def check(
     FP32 of the same run; one false alarm in a run has a chance of --alpha over
     all these tests together. Latency is compared by its ratio to FP32, with an
     interval, and like peak memory only under equal conditions. Where evidence
-    is missing, the number of images or rounds that would decide is said.
+    is missing, the number of images or rounds that would decide is said, and
+    whose they are. Files of RUN that were altered are refused (8), and missing
+    ones (9).
 
     \b
       toolchain baseline build/vgg11_int8 -o vgg11.json
