@@ -14,7 +14,7 @@ app = typer.Typer(
     epilog="Start with: [bold]toolchain build recipes/vgg11_int8.yaml[/bold]   Exit codes: 0 done, 2 recipe, 3 data, "
            "4 training, 5 ONNX, 6 engine, 7 package missing, 8 altered file, 9 output folder, 10 limit not held, "
            "11 regression, 12 not enough evidence, 13 bundle refused, 14 device, "
-           "130 interrupted (the same command goes on).")
+           "130 interrupted (a build goes on by the same command).")
 
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file, such as recipes/vgg11_int8.yaml")]
 SetOption = Annotated[list[str] | None, typer.Option(
