@@ -79,6 +79,18 @@ def test_a_build_passes_the_gate_against_its_own_baseline(toolchain: Any, tiny_b
     assert done.returncode == 0 and "tiny against" in done.stdout, done.stderr
 
 
+def test_the_gate_names_a_built_engine_that_is_gone_or_altered(toolchain: Any, tiny_build: Path, tmp_path: Path) -> None:
+    run, baseline = tmp_path / "run", run_baseline(tiny_build, tmp_path / "baseline.json")
+    shutil.copytree(tiny_build, run, ignore=shutil.ignore_patterns("stages"))
+    engine = run / next(e["path"] for e in report(run)["engines"] if e["precision"] == "int8")
+    engine.write_bytes(engine.read_bytes()[:-1])
+    done = toolchain("check", run, "--baseline", baseline)
+    assert done.returncode == 8 and f"error: {engine}: SHA-256 is" in done.stderr and not done.stdout, done.stderr
+    engine.unlink()
+    done = toolchain("check", run, "--baseline", baseline)
+    assert done.returncode == 9 and f"error: {engine}: is missing" in done.stderr and not done.stdout, done.stderr
+
+
 def test_a_shipped_bundle_answers_its_golden_inputs_by_hand(toolchain: Any, tiny_build: Path, tmp_path: Path) -> None:
     import numpy as np
     import onnxruntime as ort
