@@ -61,7 +61,7 @@ def run_deploy(
 
     Raises BundleRefused (it does not hold here), RecipeError, DeviceError (some device failed; the others are done).
     """
-    from toolchain.commands_ship import KEYS
+    from toolchain.commands_ship import KEYS, refuse_missing
     from toolchain.devices.deploy import deploy
     from toolchain.devices.many import each, refuse_failed
     from toolchain.runner.bundle import open_bundle
@@ -71,6 +71,7 @@ def run_deploy(
     if slot is not None and slot.upper() not in SLOTS:
         raise RecipeError(f"found --slot {slot}, expected A or B")
     devices = chosen(devices_file(file), names)
+    refuse_missing(path)
     try:
         bundle = open_bundle(path, believed((keys or KEYS).expanduser()))
     except Refused as told:

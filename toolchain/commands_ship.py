@@ -59,10 +59,7 @@ def run_verify(path: Path, device: str | None = None, keys: Path | None = None, 
     from toolchain.ship.keys import TRUSTED, believed
 
     folder = _folder(keys)
-    if not path.exists():
-        beside = [one.name for one in path.parent.glob("*.bundle")]
-        raise RecipeError(f"{path}: does not exist{nearest(path.name, beside)}; expected a bundle, as `toolchain ship` "
-                          "writes it")
+    refuse_missing(path)
     try:
         bundle = open_bundle(path, believed(folder))
     except Refused as told:
@@ -74,6 +71,14 @@ def run_verify(path: Path, device: str | None = None, keys: Path | None = None, 
         return 0
     _show(bundle, takes, device)
     return 0
+
+
+def refuse_missing(path: Path) -> None:
+    """Raise RecipeError where there is no bundle to look into."""
+    if not path.exists():
+        beside = [one.name for one in path.parent.glob("*.bundle")]
+        raise RecipeError(f"{path}: does not exist{nearest(path.name, beside)}; expected a bundle, as `toolchain ship` "
+                          "writes it")
 
 
 def run_keys_new(

@@ -49,6 +49,12 @@ def test_a_bundle_that_does_not_hold_here_is_never_sent(shop: Path, line: Line, 
     assert command("deploy", bundle, "orin", "--slot", "C") == 2
 
 
+def test_a_bundle_that_is_not_there_is_a_mistake_of_the_command_line(shop: Path, device: Device, capsys: pytest.CaptureFixture[str]) -> None:
+    listed(shop, orin=device)
+    assert command("deploy", shop / "nope.bundle", "orin") == 2
+    assert "nope.bundle: does not exist" in capsys.readouterr().err
+
+
 def test_an_engine_for_another_device_is_refused_before_it_is_sent(shop: Path, line: Line, device: Device, capsys: pytest.CaptureFixture[str]) -> None:
     listed(shop, orin=device)
     bundle = live_bundle(shop / "trt.bundle", wide=4 << 20, runtime="tensorrt", target="sm87", runtime_version="10.3.0")
