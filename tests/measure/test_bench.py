@@ -143,6 +143,12 @@ def test_a_file_whose_weights_lie_beside_it_is_not_sent_to_a_device_and_the_comm
     assert run(tmp_path / "open_whole.onnx") == 0
 
 
+def test_a_missing_file_of_weights_is_named(open_net, tmp_path, capsys):
+    (tmp_path / "open.weights").unlink()
+    assert run(open_net) == 6
+    assert "its weights lie in open.weights, which is not in its folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("words", "told"), [
     (["--runtime", "onnxruntim"], "--runtime: found 'onnxruntim', expected onnxruntime, .*did you mean 'onnxruntime'"),
     (["--runtime", ""], "--runtime: found ''"), (["--threads", "99999"], "--threads: found 99999, but this process has"),

@@ -52,12 +52,24 @@ def external_files(path: Path) -> list[Path]:
     return _beside(onnx.load(path, format="protobuf", load_external_data=False), path)
 
 
+def absent_files(path: Path) -> list[str]:
+    """Names of the files that hold tensors of the ONNX file `path` and do not exist, or not in its folder.
+
+    Raises DecodeError for what is no ONNX file.
+    """
+    proto = onnx.load(path, format="protobuf", load_external_data=False)
+    there = {file.relative_to(path.parent) for file in _beside(proto, path)}
+    return [name for name in _locations(proto) if Path(name) not in there]
+
+
+def _locations(proto: onnx.ModelProto) -> list[str]:
+    return sorted({entry.value for tensor in _tensors(proto.graph) for entry in tensor.external_data
+                   if entry.key == "location"})
+
+
 def _beside(proto: onnx.ModelProto, path: Path) -> list[Path]:
-    names = set[str]()
-    for tensor in _tensors(proto.graph):
-        names |= {entry.value for entry in tensor.external_data if entry.key == "location"}
     folder = path.parent.resolve()
-    return [path.parent / name for name in sorted(names)
+    return [path.parent / name for name in _locations(proto)
             if (folder / name).is_file() and (folder / name).resolve().is_relative_to(folder)]
 
 

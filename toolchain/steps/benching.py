@@ -169,15 +169,21 @@ def _copied(entry: Entry, folder: Path, size: int | None) -> None:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """Files beside the ONNX file `path` that hold its weights. None of a damaged file, which is told when it is run."""
+    """Files beside the ONNX file `path` that hold its weights. None of a damaged file, which is told when it is run.
+
+    Raises EngineError where one is missing, as the runtimes would, in words.
+    """
     from google.protobuf.message import DecodeError
 
-    from toolchain.graph.onnx_file import external_files
+    from toolchain.graph.onnx_file import absent_files, external_files
 
     try:
-        return external_files(path)
+        absent, found = absent_files(path), external_files(path)
     except (DecodeError, ValueError):
         return []
+    if absent:
+        raise EngineError(f"{path}: its weights lie in {', '.join(absent)}, which is not in its folder; copy it there")
+    return found
 
 
 def open_sides(path: Path) -> bool:
