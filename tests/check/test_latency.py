@@ -49,9 +49,15 @@ def test_an_inconclusive_side_is_named_with_what_to_do():
     doubt = {"validity": {"verdict": "inconclusive", "causes": ["a core throttled"], "attempts": 2}}
     ours, theirs = latency(run(int8=1.5, **doubt), run(seed=7)), latency(run(int8=1.5), run(seed=7, **doubt))
     assert ours.outcome == theirs.outcome == "not enough evidence"
-    assert "but this measurement was inconclusive (a core throttled): build again on a quiet machine" in ours.told
+    assert "but this run was inconclusive (a core throttled): build again on a quiet machine" in ours.told
     assert "but the baseline was inconclusive (a core throttled): write it anew from a build on a quiet" in theirs.told
     assert "the baseline was" not in ours.told and ours.told.endswith("--set measure.attempts=4")
+
+
+def test_a_side_that_lacks_rounds_and_was_inconclusive_needs_fewer_on_a_quiet_machine():
+    doubt = {"validity": {"verdict": "inconclusive", "causes": ["a core throttled"], "attempts": 2}}
+    found = latency(run(noise=NOISY, **doubt), run(seed=7, **doubt))
+    assert found.told.endswith(". Fewer do on a quiet machine: this run was inconclusive (a core throttled)")
 
 
 def test_what_slows_every_engine_alike_is_a_notice_and_no_failure():

@@ -43,7 +43,7 @@ def test_rounds_needed_by_hand():
     # the baseline has 0.9 of the variance; 0.1 stays, so 0.9 must become 0.4: 20 * 0.9 / 0.4
     assert rounds_needed((20, 20), (9, 1), 0.2, 0.2 * 0.5**0.5) == (45, None)
     assert rounds_needed((20, 20), (1, 9), 0.2, 0.2 * 0.5**0.5) == (None, 45)
-    assert rounds_needed((20, 20), (9, 1), 0.2, 0.06) == (223, 223)  # the other's tenth alone is too wide
+    assert rounds_needed((20, 20), (9, 1), 0.2, 0.06) == (230, 230)  # 20 * 0.04 / 0.0036 is 222; the other's tenth alone is too wide
     assert rounds_needed((20, 20), (1, 1), 0.2, 0.001) == (None, None)
 
 

@@ -67,11 +67,12 @@ def _fp32(name: str, lost: Codes, more: Codes | None, limit: float | None, asked
     grown = judge(differences(more), margin, alpha, asked.beta) if more is not None else None
     if limit is None:
         assert grown is not None and more is not None
-        words = f"{drop:.2f} points below FP32, the baseline's {drop - 100 * grown.drop:.2f}; {_decided(grown, asked)}"
+        was = _below(drop - 100 * grown.drop)
+        words = f"{_below(drop)} FP32, the baseline {was}; {_decided(grown, asked)}"
         return Finding(name, FP32, grown.outcome, words, _figures(differences(more), grown, alpha))
     judged = judge(differences(lost), margin, alpha, asked.beta, limit / 100)
     figures = _figures(differences(lost), judged, alpha) | {"allowed": limit}
-    words = f"{drop:.2f} points below FP32, where the recipe allows {limit:g}; "
+    words = f"{_below(drop)} FP32, where the recipe allows {limit:g}; "
     if judged.outcome == "not enough evidence" and grown and grown.outcome == "pass":
         return Finding(name, FP32, "pass", words + "no more than the baseline's", figures)
     return Finding(name, FP32, judged.outcome, words + _decided(judged, asked), figures)
@@ -108,6 +109,11 @@ def _called(names: list[str], label: int) -> str:
 def _worth(codes: Codes) -> Codes:
     """(N,) 1 where right, else 0."""
     return (codes == 0).astype(np.int64)
+
+
+def _below(drop: float) -> str:
+    """drop: in points, negative where it is better."""
+    return f"{abs(drop):.2f} points {'below' if drop >= 0 else 'above'}"
 
 
 def _percent(codes: Codes) -> str:

@@ -12,6 +12,7 @@ from toolchain.check.speed import FEWEST_ROUNDS, Slowdown, slowdown
 from toolchain.report.schema import EngineResult
 
 SLOWER_DAY = 1.5  # milliseconds of two machines of one name, or two days of one, differ by less than this
+OURS, THEIRS = "this run", "the baseline"
 
 
 def latency_findings(engine: EngineResult, before: BaselineEngine, run: Run, asked: Tolerances) -> Iterable[Finding]:
@@ -29,11 +30,16 @@ def latency_findings(engine: EngineResult, before: BaselineEngine, run: Run, ask
     found = slowdown(was, now, asked.latency_percent / 100, asked.alpha)
     words += (f"; by its ratio to FP32 {found.value:.3f} times the baseline's time ({100 - 100 * asked.alpha:g} %: "
               f"{found.low:.3f} to {found.high:.3f}; up to {1 + asked.latency_percent / 100:g} passes)")
-    outcome, doubted = found.outcome, _doubted(engine, before, run)
+    outcome = found.outcome
+    doubted = {whose: ", ".join(causes) for whose, causes in ((THEIRS, before.inconclusive), (OURS, doubts(engine)))
+               if causes}
     if outcome == "not enough evidence":
-        words += "; " + "; ".join([_rounds(found, len(was), len(now)), *doubted])
+        short = {OURS: found.needed, THEIRS: found.baseline_needed}
+        quiet = " and ".join(f"{whose} was inconclusive ({why})" for whose, why in doubted.items() if short[whose])
+        fewer = f". Fewer do on a quiet machine: {quiet}" if quiet else ""
+        words += f"; {_rounds(found, len(was), len(now))}{fewer}"
     elif outcome == "regression" and doubted:
-        outcome, words = "not enough evidence", f"{words}, but {'; '.join(doubted)}"
+        outcome, words = "not enough evidence", f"{words}, but {_remeasured(doubted, run)}"
     yield Finding(engine.name, "latency", outcome, words, {
         "ratio": found.value, "low": found.low, "high": found.high, "rounds": len(now), "rounds_needed": found.needed,
         "baseline_rounds": len(was), "baseline_rounds_needed": found.baseline_needed})
@@ -75,20 +81,15 @@ def _incomparable(engine: EngineResult, before: BaselineEngine, run: Run, asked:
     return None
 
 
-def _doubted(engine: EngineResult, before: BaselineEngine, run: Run) -> list[str]:
-    """What speaks against either measurement, and what to do about it.
+def _remeasured(doubted: dict[str, str], run: Run) -> str:
+    """What to do about each side that was inconclusive.
 
     A finished measurement is kept, and one whose settings changed is done again: hence another number of attempts.
     """
     attempts = int((run.report.recipe.get("measure") or {}).get("attempts") or 2) + 2
     again = f"on a quiet machine with --set measure.attempts={attempts}"
-    told = []
-    if before.inconclusive:
-        told.append(f"the baseline was inconclusive ({', '.join(before.inconclusive)}): write it anew from a build "
-                    f"{again}")
-    if causes := doubts(engine):
-        told.append(f"this measurement was inconclusive ({', '.join(causes)}): build again {again}")
-    return told
+    ways = {OURS: f"build again {again}", THEIRS: f"write it anew from a build {again}"}
+    return "; ".join(f"{whose} was inconclusive ({why}): {ways[whose]}" for whose, why in doubted.items())
 
 
 def _rounds(found: Slowdown, was: int, now: int) -> str:

@@ -85,7 +85,15 @@ def rounds_needed(
         alone = max(math.ceil(rounds[side] * own / (wanted - (1 - own))), rounds[side] + 1)
         if alone - rounds[side] <= sum(needed) - sum(rounds):
             told = (alone, None) if side == 0 else (None, alone)
-    return (None, None) if max(n or 0 for n in told) > MOST_ROUNDS else told
+    if max(n or 0 for n in told) > MOST_ROUNDS:
+        return None, None
+    return tuple(n and _round_up(n) for n in told)  # type: ignore[return-value]
+
+
+def _round_up(n: int) -> int:
+    """To two digits: an estimate has no more."""
+    step: int = 10 ** max(len(str(n)) - 2, 0)
+    return -(-n // step) * step
 
 
 def medians(ratios: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
