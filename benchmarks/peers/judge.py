@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from toolchain.engines.ort_session import open_engine
-from toolchain.measure.latency import interleaved_ms, speedup, summary
+from toolchain.measure.latency import speedup
 from toolchain.measure.statistics import paired_interval
+from toolchain.runner.rounds import interleaved_ms, summary
 
 FLOAT, OURS = "FP32", "this project"
 BATCH, SEED = 50, 0
@@ -42,7 +43,8 @@ def judge(files: Mapping[str, Path], images: np.ndarray, labels: np.ndarray, thr
     for count in threads:
         with ExitStack() as stack:
             engines = {name: stack.enter_context(_opened(files[name], count)) for name in runs}
-            samples = interleaved_ms(engines, images[:1], warmup=WARMUP, rounds=rounds, runs=RUNS, seed=SEED)
+            samples = interleaved_ms(engines, dict.fromkeys(engines, images[:1]), warmup=WARMUP, rounds=rounds,
+                                     runs=RUNS, seed=SEED)
         for name, taken in samples.items():
             found[name]["ms"][str(count)] = taken.tolist()
     return found

@@ -4,13 +4,10 @@ import numpy as np
 import pytest
 
 from toolchain.measure.latency import (
-    DISCARD,
-    interleaved_ms,
-    no_garbage_collection,
     round_ratios,
     speedup,
-    summary,
 )
+from toolchain.runner.rounds import FEWEST, MOST, interleaved_ms, no_garbage_collection, settling, summary
 
 IMAGE = np.zeros((1, 1, 1, 1), np.float32)
 
@@ -19,10 +16,10 @@ def test_every_round_times_every_engine_once_in_an_order_that_changes(stub):
     calls = []
     engines = {name: stub(np.eye(2), calls=calls) for name in "abc"}
     names = {id(engine): name for name, engine in engines.items()}
-    interleaved_ms(engines, IMAGE, warmup=7, rounds=12, runs=4, seed=0)
+    interleaved_ms(engines, dict.fromkeys(engines, IMAGE), warmup=7, rounds=12, runs=4, seed=0)
     warm, timed = calls[:3], calls[3:]
     assert [(names[id(e)], runs) for e, _, runs in warm] == [("a", 7), ("b", 7), ("c", 7)]
-    assert {runs for _, _, runs in timed} == {DISCARD + 4}
+    assert {runs for _, _, runs in timed} == {settling(engines["a"].time_ms(IMAGE, 7)) + 4}
     orders = ["".join(names[id(e)] for e, _, _ in timed[i : i + 3]) for i in range(0, 36, 3)]
     assert all(sorted(order) == ["a", "b", "c"] for order in orders) and len(set(orders)) > 3
 
@@ -31,15 +28,17 @@ def test_the_order_depends_on_the_seed_alone(stub):
     def order(seed):
         calls = []
         engines = {name: stub(np.eye(2), ms=i, calls=calls) for i, name in enumerate("abcd")}
-        interleaved_ms(engines, IMAGE, warmup=1, rounds=6, runs=1, seed=seed)
+        interleaved_ms(engines, dict.fromkeys(engines, IMAGE), warmup=1, rounds=6, runs=1, seed=seed)
         return [engine.ms for engine, _, _ in calls]
 
     assert order(3) == order(3) != order(4)
 
 
 def test_the_first_runs_of_a_burst_are_not_kept_and_every_other_one_is(stub):
+    assert (settling(np.array([5.0, 2.0, 0.1])), settling(np.array([0.1])), settling(np.array([400.0]))) == (5, MOST, FEWEST)
+    assert settling(np.array([])) == FEWEST and settling(np.zeros(3)) == MOST
     told = []
-    found = interleaved_ms({"a": stub(np.eye(2), ms=10.0)}, IMAGE, warmup=1, rounds=2, runs=3, seed=0,
+    found = interleaved_ms({"a": stub(np.eye(2), ms=10.0)}, {"a": IMAGE}, warmup=1, rounds=2, runs=3, seed=0,
                            advance=lambda: told.append(1))
     assert found["a"].tolist() == [[12.0, 13.0, 14.0]] * 2  # of 10, 11, 12, 13, 14
     assert len(told) == 2

@@ -52,7 +52,7 @@ def _measured(precision: str, runtime: str, engine_bytes: int, top1: float, low:
         "throughput": [{"batch": b, "images_per_s": b * 1000 / (p50 * b**0.9)} for b in (1, 8, 32)],
         "accuracy_reference": f"fp32.{runtime}.cpu_x86", "latency_reference": f"fp32.{runtime}.cpu_x86",
         "top1_change_vs_fp32": {"value": top1 - 98.61, "low": top1 - 98.61 - 0.83, "high": top1 - 98.61 + 0.56},
-        "latency_conditions": {"batch": 1, "threads": 2, "discarded_per_round": 2}, "transfer_ms": None,
+        "latency_conditions": {"batch": 1, "threads": 2, "settle_ms": 10.0}, "transfer_ms": None,
         "peak_memory_bytes": engine_bytes + 42_000_000,
         "compute": "weights stored in half, computed in fp32" if precision in ("fp16", "bf16") else precision,
     }

@@ -120,4 +120,4 @@ def test_it_is_told_where_every_latency_sample_lies(sample_report: Report):
 def test_the_way_of_measuring_is_told_from_the_recipe(sample_report: Report):
     told = " ".join(words.how_measured(sample_report))
     assert "all 360 test images" in told and "20 rounds" in told and "400 timed runs of each engine" in told
-    assert "the first 2 of each burst do not count; 2 CPU threads" in told
+    assert "those of a burst's first 10 ms (2 to 20 runs) do not count; 2 CPU threads" in told

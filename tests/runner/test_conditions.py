@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from toolchain.measure import latency
 from toolchain.runner import conditions, timing
 
 
@@ -21,15 +20,6 @@ class Clock:
     def time_ms(self, images: Any, runs: int) -> np.ndarray:
         self.asked.append(runs)
         return np.arange(runs) + 100.0 * len(self.asked)
-
-
-def test_rounds_are_the_builders() -> None:
-    how = {"batch": 1, "warmup": 3, "rounds": 5, "runs": 4, "attempts": 1, "seed": 9, "size": 1}
-    ours, theirs = {n: Clock() for n in "abc"}, {n: Clock() for n in "abc"}
-    found = timing.interleaved_ms(ours, dict.fromkeys("abc"), how, conditions.Watch())  # type: ignore[arg-type]
-    expected = latency.interleaved_ms(theirs, None, warmup=3, rounds=5, runs=4, seed=9)  # type: ignore[arg-type]
-    assert all(np.array_equal(found[n], expected[n]) for n in "abc") and ours["a"].asked == [3, 6, 6, 6, 6, 6]
-    assert timing.summary(found["a"]) == latency.summary(expected["a"])
 
 
 def test_an_inconclusive_measurement_is_made_again() -> None:

@@ -16,8 +16,9 @@ from toolchain.devices.remote import ask, job, needs, ready, send, with_id
 from toolchain.devices.transport import Link
 from toolchain.engines.record import EngineRecord
 from toolchain.errors import DeviceError, EngineError
-from toolchain.measure.latency import speedup, summary
+from toolchain.measure.latency import speedup
 from toolchain.runner.contents import MACHINES, fitting
+from toolchain.runner.rounds import summary
 from toolchain.runner.trust import Refused
 
 

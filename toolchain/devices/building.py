@@ -15,8 +15,9 @@ from toolchain.devices.transport import Link
 from toolchain.engines.record import EngineRecord
 from toolchain.errors import DeviceError, EngineError
 from toolchain.files import sha256_file
-from toolchain.measure.latency import speedup, summary
+from toolchain.measure.latency import speedup
 from toolchain.runner.contents import fitting
+from toolchain.runner.rounds import summary
 from toolchain.runner.trust import Refused
 
 TENSORRT = ("tensorrt", "tensorrt_rtx")  # whose ONNX files the device's TensorRT builds its own engine from

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.engines.protocol import Images, Loaded
-from toolchain.measure.latency import speedup, summary
+from toolchain.measure.latency import speedup
 from toolchain.measure.throughput import takes
 from toolchain.measure.validity import trusted_ms
+from toolchain.runner.rounds import summary
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from toolchain.engines.protocol import Images, Loaded
 from toolchain.engines.record import EngineRecord, verify
 from toolchain.files import write_text
 from toolchain.measure.accuracy import Predictions, accuracy, agreement_percent, keyed, predict, top1_change
-from toolchain.measure.latency import DISCARD, Samples, speedup, summary
+from toolchain.measure.latency import Samples, speedup
 from toolchain.measure.memory import peak_memory_bytes
 from toolchain.measure.npz import save_arrays
 from toolchain.measure.reference import fp32_reference, on_gpu
@@ -31,6 +31,7 @@ from toolchain.runner.boundaries import outer_ms
 from toolchain.runner.conditions import settings
 from toolchain.runner.energy import counter, energy
 from toolchain.runner.nvml import card
+from toolchain.runner.rounds import SETTLE_MS, summary
 
 Batches = Callable[[], Iterator[tuple[Images, NDArray[np.int64]]]]
 TRANSFER_RUNS = 20
@@ -147,7 +148,7 @@ def _measured(
         "latency_ms": summary(samples[record.name]),
         "latency_conditions": {"boundary": "device only", "batch": cfg.batch, "threads": threads,
                                "warmup": cfg.warmup, "rounds": cfg.rounds,
-                               "runs_per_round": cfg.runs_per_round, "discarded_per_round": DISCARD},
+                               "runs_per_round": cfg.runs_per_round, "settle_ms": SETTLE_MS},
         "speedup_vs_fp32": faster_than(timed), "latency_reference": timed,
         "speedup_vs_unpruned": faster_than(before), "unpruned_reference": before,
         "top1_change_vs_unpruned": changed_from(fp32_reference(record, unpruned, same_device=False)),

@@ -9,8 +9,9 @@ import psutil
 
 from toolchain import console
 from toolchain.engines.protocol import Images, Loaded
-from toolchain.measure.latency import Samples, interleaved_ms
+from toolchain.measure.latency import Samples
 from toolchain.runner.conditions import Counters, Watch, causes, counters
+from toolchain.runner.rounds import interleaved_ms
 
 AGAIN = "again"  # the first engine under a second name: how far one engine is from itself
 
@@ -30,9 +31,9 @@ def trusted_ms(
     for attempt in range(1, attempts + 1):
         watch = Watch(snapshot, gpu=bool(on_gpu))
         with console.bar("latency" if attempt == 1 else f"latency, attempt {attempt} of {attempts}", rounds) as bar:
-            samples = interleaved_ms({**engines, AGAIN: engines[twice]}, images, warmup=warmup, rounds=rounds,
-                                     runs=runs, seed=seed, advance=_both(bar.advance, watch.round_ended),
-                                     around=watch.around)
+            both = {**engines, AGAIN: engines[twice]}
+            samples = interleaved_ms(both, dict.fromkeys(both, images), warmup=warmup, rounds=rounds, runs=runs,
+                                     seed=seed, advance=_both(bar.advance, watch.round_ended), around=watch.around)
         found = {name: causes(name, samples, watch, threads, cores, (AGAIN, twice), name in on_gpu) for name in engines}
         if not any(found.values()):
             break

@@ -263,8 +263,8 @@ def how_measured(report: Report) -> list[str]:
     told = [(e.model_extra or {}).get("latency_conditions") for e in report.engines]
     conditions: dict[str, Any] = next(filter(None, told), {})
     threads = conditions.get("threads") or cfg.get("threads") or "all physical"
-    discarded = conditions.get("discarded_per_round")
-    first = f"; the first {discarded} of each burst do not count" if discarded else ""
+    settled = conditions.get("settle_ms")
+    first = f"; those of a burst's first {settled:g} ms (2 to 20 runs) do not count" if settled else ""
     return [
         f"Accuracy: top-1 of the engine's own answers on all {report.data.test:,} test images, with a 95 % interval; "
         "agreement is the share of images answered as the FP32 engine answers them.",

@@ -184,7 +184,8 @@ def accuracy(job: Job) -> dict[str, Any]:
 def bench(job: Job) -> dict[str, Any]:
     """latency.npz: every engine's milliseconds (rounds, runs), timed side by side, device only; what it is with
     transfers and end to end, and what an image costs, stand in the answer."""
-    from .timing import beside, method, summary, trusted_ms
+    from .rounds import summary
+    from .timing import beside, method, trusted_ms
 
     how = method(job.content.get("bench") or {})
     with ExitStack() as stack:

@@ -178,8 +178,9 @@ def network_timer(
 
     Where the interval holds 1 it looks again, in MORE_ROUNDS times as many rounds: noise must not end a search.
     """
-    from toolchain.measure.latency import speedup, summary
+    from toolchain.measure.latency import speedup
     from toolchain.prune.groups import remove
+    from toolchain.runner.rounds import summary
 
     def file(kept: Widths) -> Path:
         path = folder / ("_".join(map(str, kept.values())) + ".onnx")

@@ -177,7 +177,8 @@ def _whole(job: Job, model: nn.Module, thinner: nn.Module, how: Clock) -> dict[s
     """p50 of the whole network's engine, before and after, milliseconds, and the speed-up with its interval."""
     from toolchain.engines.record import engine_name
     from toolchain.export import export_onnx
-    from toolchain.measure.latency import speedup, summary
+    from toolchain.measure.latency import speedup
+    from toolchain.runner.rounds import summary
     from toolchain.steps.timing import timed_ms
 
     classes, size = len(job.dataset().classes), job.recipe.data.image_size
