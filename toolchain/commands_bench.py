@@ -124,13 +124,15 @@ def _table(rows: Sequence[dict[str, Any]]) -> Table:
 
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("file", overflow="fold")
-    for title in ("input", "p50 ms", "std", "p10", "p99", "speed (95 %)", "images/s", ""):
+    energy = any(row["energy"] for row in rows)
+    for title in ("input", "p50 ms", "std", "p10", "p99", "speed (95 %)", "images/s", *["mJ"] * energy, ""):
         table.add_column(title, justify="right" if title else "left", no_wrap=bool(title))
     for row in rows:
         ms, ratio = row["latency_ms"], row["ratio"]
         against = f"{ratio['value']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else "1"
         table.add_row(row["name"], "x".join(map(str, row["input"])), f"{ms['p50']:.4g}", f"{ms['std']:.2g}",
                       f"{ms['p10']:.4g}", f"{ms['p99']:.4g}", against, f"{row['images_per_s']:,.0f}",
+                      *[f"{row['energy']['millijoules']:.3g}" if row["energy"] else "–"] * energy,
                       row["validity"]["verdict"])
     return table
 
@@ -141,6 +143,9 @@ def _told(rows: Sequence[dict[str, Any]], threads: int, batch: int, rounds: int,
         for cause in row["validity"]["causes"]:
             causes.setdefault(cause, []).append(row["name"])
     how = (f"batch {batch}, {threads} CPU threads, {rounds} rounds of {runs} runs of each, in random order, on "
-           "noise; speed: the first file's latency over this one's, within rounds")
+           "noise, device only (copies to a GPU and back are in --json); speed: the first file's latency over this "
+           "one's, within rounds")
+    if counters := dict.fromkeys(row["energy"]["counter"] for row in rows if row["energy"]):
+        how += f"; mJ: of one image, idle power included, by {', '.join(counters)}"
     return how + "".join(f"\ninconclusive: {'' if len(names) == len(rows) else ', '.join(names) + ': '}{cause}"
                          for cause, names in causes.items())

@@ -18,6 +18,7 @@ from toolchain.engines import ort
 from toolchain.errors import DigestMismatch, EngineError, RecipeError
 from toolchain.measure.bench import Method, bench, refused_batch
 from toolchain.recipe.schema import OrtEngine
+from toolchain.runner.energy import Counter
 from toolchain.steps.benching import find_entries, opened
 
 QUICK = ["--rounds", "2", "--runs", "2", "--warmup", "1", "--attempts", "1", "--threads", "1", "--image-size", "16"]
@@ -186,6 +187,12 @@ class Engine:
     def __init__(self, ms=2.0, shape=(-1, 3, -1, -1)):
         self.ms, self.input_shape, self.batches = ms, shape, (4, 4)
 
+    def device_bytes(self):
+        return None
+
+    def infer(self, images):
+        return images
+
     def time_ms(self, images, runs):
         assert images.shape[1:] == tuple(16 if length < 0 else length for length in self.input_shape[1:])
         return np.full(runs, self.ms)
@@ -200,3 +207,15 @@ def test_ratios_are_of_the_first_files_time_over_the_others():
 def test_a_batch_that_an_engine_does_not_take_is_told_before_anything_is_timed():
     assert refused_batch({"e": Engine()}, 4) is None
     assert "e: takes batches of 4 to 4, found --batch 1" in refused_batch({"e": Engine()}, 1)
+
+
+def test_what_an_image_costs_stands_beside_its_latency_where_it_is_counted(build, monkeypatch, capsys, tmp_path):
+    told = iter(range(1000))
+    monkeypatch.setattr("toolchain.measure.bench.counter", lambda on_gpu: Counter("played", lambda: next(told)))
+    monkeypatch.setattr("toolchain.runner.energy.SECONDS", 0.01)
+    assert run(build, "--json", tmp_path / "bench.json") == 0
+    out = capsys.readouterr().out
+    rows = json.loads((tmp_path / "bench.json").read_text())["rows"]
+    assert all(row["energy"]["millijoules"] == pytest.approx(1000 / row["energy"]["runs"]) for row in rows)  # 1 J each
+    assert all(row["with_transfers_ms"]["p50"] > 0 for row in rows)
+    assert "mJ: of one image, idle power included, by played" in out and f"{rows[0]['energy']['millijoules']:.3g}" in out

@@ -117,7 +117,7 @@ class Sleeper:
 
 def test_an_inconclusive_measurement_is_made_again_and_then_reported_as_such():
     how = {"warmup": 1, "rounds": 6, "runs": 2, "seed": 0, "threads": 1, "attempts": 3}
-    samples, validity = trusted_ms({"steady": Sleeper(), "tired": Sleeper(tired=1.0)}, np.zeros(1), **how)
+    samples, validity = trusted_ms({"steady": Sleeper(), "tired": Sleeper(tired=1.0)}, dict.fromkeys(("steady", "tired"), np.zeros(1)), **how)
     assert set(samples) == {"steady", "tired"}  # the second name of `steady` is gone
     assert validity["tired"]["verdict"] == "inconclusive" and validity["tired"]["attempts"] == 3
     assert any("as long as its first" in cause for cause in validity["tired"]["causes"])

@@ -60,8 +60,9 @@ def measure_engines(
         if engines:
             images = next(iter(batches()))[0]
             predictions, keys = _predictions(engines, batches, labels, classes)
+            batch = fill(images, cfg.batch)
             samples, validity = trusted_ms(
-                engines, fill(images, cfg.batch), warmup=cfg.warmup, rounds=cfg.rounds, runs=cfg.runs_per_round,
+                engines, dict.fromkeys(engines, batch), warmup=cfg.warmup, rounds=cfg.rounds, runs=cfg.runs_per_round,
                 seed=seed, threads=threads, attempts=cfg.attempts, reference=_first_fp32(records, engines),
                 on_gpu={name for name in engines if on_gpu(records[name])})
             extras = {name: _extras(engine, images, cfg, on_gpu(records[name]), normalized)

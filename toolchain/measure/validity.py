@@ -17,12 +17,12 @@ AGAIN = "again"  # the first engine under a second name: how far one engine is f
 
 
 def trusted_ms(
-    engines: Mapping[str, Loaded], images: Images, *, warmup: int, rounds: int, runs: int, seed: int, threads: int,
-    attempts: int, reference: str | None = None, on_gpu: Collection[str] = (),
+    engines: Mapping[str, Loaded], images: Mapping[str, Images], *, warmup: int, rounds: int, runs: int, seed: int,
+    threads: int, attempts: int, reference: str | None = None, on_gpu: Collection[str] = (),
 ) -> tuple[dict[str, Samples], dict[str, dict[str, Any]]]:
     """Milliseconds (rounds, runs) of every engine, measured again while any is inconclusive, and what each is worth.
 
-    images: one batch (n, C, H, W). threads: of a CPU engine. attempts: measurements at most; the last one counts.
+    images: one batch (n, C, H, W) of each. threads: of a CPU engine. attempts: measurements at most, the last counts.
     reference: the engine that is timed against itself; None: the first. on_gpu: engines that a GPU runs, which is
     asked after each round. Returns also, by engine, {"verdict": "valid" or "inconclusive", "causes": in words,
     "attempts": measurements made}.
@@ -31,9 +31,9 @@ def trusted_ms(
     for attempt in range(1, attempts + 1):
         watch = Watch(snapshot, gpu=bool(on_gpu))
         with console.bar("latency" if attempt == 1 else f"latency, attempt {attempt} of {attempts}", rounds) as bar:
-            both = {**engines, AGAIN: engines[twice]}
-            samples = interleaved_ms(both, dict.fromkeys(both, images), warmup=warmup, rounds=rounds, runs=runs,
-                                     seed=seed, advance=_both(bar.advance, watch.round_ended), around=watch.around)
+            samples = interleaved_ms(
+                {**engines, AGAIN: engines[twice]}, {**images, AGAIN: images[twice]}, warmup=warmup, rounds=rounds,
+                runs=runs, seed=seed, advance=_both(bar.advance, watch.round_ended), around=watch.around)
         found = {name: causes(name, samples, watch, threads, cores, (AGAIN, twice), name in on_gpu) for name in engines}
         if not any(found.values()):
             break

@@ -110,12 +110,11 @@ def timed_ms(files: Mapping[str, Path], how: Clock, folder: Path | None = None) 
 
 def side_by_side(engines: Mapping[str, Loaded], how: Clock) -> dict[str, Samples]:
     """Milliseconds (rounds, runs) of open engines, interleaved, each on noise of its own input's size."""
-    from toolchain.measure.bench import Fed
+    from toolchain.measure.bench import noise
     from toolchain.runner.rounds import interleaved_ms
 
-    fed: dict[str, Any] = {name: Fed(engine, how.batch, how.seed) for name, engine in engines.items()}
-    images = {name: one.images for name, one in fed.items()}
-    return interleaved_ms(fed, images, warmup=how.warmup, rounds=how.rounds, runs=how.runs, seed=how.seed)
+    images = {name: noise(engine, how.batch, how.seed) for name, engine in engines.items()}
+    return interleaved_ms(engines, images, warmup=how.warmup, rounds=how.rounds, runs=how.runs, seed=how.seed)
 
 
 @contextmanager
