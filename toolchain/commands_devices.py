@@ -54,6 +54,21 @@ def run_probe(file: Path | None, names: Sequence[str], as_json: bool = False) ->
     refuse_failed(found)
 
 
+def run_tidy(file: Path | None, names: Sequence[str], days: float = 30) -> None:
+    """Remove from devices what nothing asked for in `days` days. Raises RecipeError, DeviceError."""
+    from toolchain.devices.deploy import tidy
+    from toolchain.devices.many import each, refuse_failed
+
+    if not 0 <= days < 1e5:
+        raise RecipeError(f"found --days {days:g}, expected a number from 0 on")
+    found = each(chosen(devices_file(file), names), lambda link: tidy(link, days))
+    for name, told in found.items():
+        if not isinstance(told, ToolchainError):
+            print(f"{name}: {told['removed']} removed, {_gb(told['freed_bytes'])} freed, "
+                  f"{_gb(told['free_bytes'])} free")
+    refuse_failed(found)
+
+
 def run_deploy(
     file: Path | None, path: Path, names: Sequence[str], slot: str | None = None, keys: Path | None = None
 ) -> None:
@@ -131,7 +146,7 @@ def _facts(facts: Mapping[str, Any]) -> str:
         "python": f"{facts['python']}, " + (f"numpy {facts['numpy']}" if facts["numpy"] else "no numpy"),
         "runtimes": (runtimes or "none") + broken,
         "power": ", ".join(filter(None, [facts["power_mode"], facts["governor"]])) or None,
-        "folder": f"{facts['folder']}, {_gb(facts['free_bytes'])} free",
+        "folder": f"{facts['folder']}, {_gb(facts['folder_bytes'])} of ours, {_gb(facts['free_bytes'])} free",
         "deployed": "; ".join(f"{slot}{' (in use)' if slot == deployed['current'] else ''}: {told['bundle']}, "
                               f"{told['engine']}" for slot, told in slots.items()) or "nothing",
     }
@@ -139,4 +154,4 @@ def _facts(facts: Mapping[str, Any]) -> str:
 
 
 def _gb(count: int | None) -> str:
-    return "?" if count is None else f"{count / 1e9:.1f} GB"
+    return "?" if count is None else f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

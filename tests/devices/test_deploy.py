@@ -27,6 +27,18 @@ def test_deploy_and_rollback(shop: Path, device: Device, capsys: pytest.CaptureF
     assert deployed(device, capsys) == ("A", {"A": "old", "B": "new"})
 
 
+def test_room_is_made_and_what_is_deployed_stays(shop: Path, device: Device, capsys: pytest.CaptureFixture[str]) -> None:
+    listed(shop, orin=device)
+    for name in ("old", "new"):
+        assert command("deploy", live_bundle(shop / f"{name}.bundle", name), "orin") == 0
+    capsys.readouterr()
+    assert command("device", "tidy", "orin") == 0 and capsys.readouterr().out.startswith("orin: 0 removed")
+    assert command("device", "tidy", "orin", "--days", "0") == 0
+    assert capsys.readouterr().out.startswith("orin: 2 removed")  # the two bundles as they came
+    assert command("rollback", "orin") == 0
+    assert deployed(device, capsys) == ("A", {"A": "old", "B": "new"})
+
+
 def test_two_devices_at_once_and_one_that_fails_does_not_stop_the_other(
     shop: Path, device: Device, second: Callable[[], tuple[Line, Device]], capsys: pytest.CaptureFixture[str]
 ) -> None:

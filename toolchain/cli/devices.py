@@ -10,7 +10,7 @@ import typer
 from toolchain.cli.options import app
 from toolchain.cli.shipping import KeysOption
 
-device = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Add, list, probe and remove devices.")
+device = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Add, list, probe, tidy and remove devices.")
 app.add_typer(device, name="device", rich_help_panel="Ship")
 
 FileOption = Annotated[Path | None, typer.Option(
@@ -62,6 +62,21 @@ def device_probe(
     from toolchain.commands_devices import run_probe
 
     run_probe(file, names, json_)
+
+
+@device.command("tidy")
+def device_tidy(
+    names: NamesArgument, file: FileOption = None,
+    days: Annotated[float, typer.Option("--days", min=0, help="Keep what was used in the last so many days.")] = 30,
+) -> None:
+    """Make room on devices: remove files, jobs and earlier runners that nothing asked for in a while.
+
+    What is deployed stays, in both slots, and so do keys and TensorRT's timing
+    cache. What a later command needs again is sent again.
+    """
+    from toolchain.commands_devices import run_tidy
+
+    run_tidy(file, names, days)
 
 
 @device.command("remove")

@@ -45,6 +45,12 @@ async def rollback(link: Link) -> dict[str, Any]:
     return await ask(link, "rollback", "--to", other)
 
 
+async def tidy(link: Link, days: float) -> dict[str, Any]:
+    """Remove what nothing asked for in `days` days; what is deployed stays. Returns the answer of `tidy` there."""
+    await ready(link)
+    return await ask(link, "tidy", "--days", f"{days:g}")
+
+
 async def probe(link: Link) -> dict[str, Any]:
     """What the device has, and what is deployed there: `probe` of the runner with its `status` as "deployed"."""
     return {**await ready(link), "deployed": await ask(link, "status")}

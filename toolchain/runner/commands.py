@@ -111,6 +111,22 @@ def _probe(place: Place, asked: Any) -> dict[str, Any]:
     return probe(place)
 
 
+def _tidy(place: Place, asked: Any) -> dict[str, Any]:
+    from .tidy import tidy
+
+    return tidy(place, asked.days)
+
+
+def _days(text: str) -> float:
+    try:
+        days = float(text)
+    except ValueError:
+        days = -1
+    if not 0 <= days < 1e5:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number of days from 0 on")
+    return days
+
+
 def _verify(place: Place, asked: Any) -> dict[str, Any]:
     from .slots import verify
 
@@ -188,6 +204,8 @@ COMMANDS: dict[str, tuple[Callable[[Place, Any], Any], str, list[Any]]] = {
     "have": (lambda place, asked: have(place, asked.digests), "which files are there", [DIGESTS]),
     "put": (lambda place, asked: put(place, asked.digests), "take files that have come", [DIGESTS]),
     "drop": (lambda place, asked: drop(place, asked.ids), "remove jobs", [(("ids",), {"nargs": "+"})]),
+    "tidy": (_tidy, "remove what no command asked for in a while; slots stay",
+             [(("--days",), {"type": _days, "default": 30.0})]),
     "verify": (_verify, "check a bundle", BUNDLE),
     "install": (_install, "verify a bundle, try it, and use it",
                 [*BUNDLE, (("--slot",), {"choices": ("auto", *SLOTS), "default": "auto"})]),

@@ -89,6 +89,7 @@ def have(place: Place, digests: Sequence[str]) -> dict[str, Any]:
         path = place.store / digest
         if path.is_file() and sha256_file(path) == digest:
             found.append(digest)
+            os.utime(str(path))  # it is of use still, see tidy
             continue
         if path.is_file():  # the disk is not what it was
             path.unlink()

@@ -16,6 +16,7 @@ from typing import Any
 from .answers import Failed, plain
 from .cuda import gpu
 from .place import Place
+from .tidy import size_bytes
 
 RUNTIMES = ("onnxruntime", "tensorrt")
 JETPACK = {35: "5", 36: "6", 38: "7"}  # major release of L4T -> JetPack
@@ -32,7 +33,7 @@ def probe(place: Place) -> dict[str, Any]:
         "runtimes": found, "broken": broken, "providers": providers() if "onnxruntime" in found else [],
         "gpu": card, "sm": card and card["sm"], "l4t": release and release[0], "jetpack": release and release[1],
         "power_mode": power_mode(), "governor": governor(), "memory_bytes": memory_bytes(),
-        "free_bytes": place.free_bytes(), "folder": str(place.root),
+        "free_bytes": place.free_bytes(), "folder": str(place.root), "folder_bytes": size_bytes(place.root),
     }
 
 
