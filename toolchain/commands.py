@@ -70,6 +70,10 @@ def run_build(
 
             job = open_job(recipe, work, path.parent, data_roots(path, data_root), imports)
             report, there = on_devices(job, report, asked)
+        elif any((work.out / "devices").glob("*")):
+            from toolchain.steps.on_devices import as_before
+
+            report = as_before(work.out, report)
     from toolchain.report.limits import broken
     from toolchain.report.table import print_report
 

@@ -100,6 +100,15 @@ def test_engines_are_built_judged_and_timed_there_although_the_line_is_cut(
     sent = line.sent
     assert built(tmp_path, cache, "orin", orin=slow) == 0
     assert line.sent - sent < 1 << 20  # images and networks are there
+    measured = json.loads((tmp_path / "run" / "report.json").read_text())["devices"]
+    assert built(tmp_path, cache) == 0  # the same engines, no device asked: what it gave still holds
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["devices"] == measured and measured[0]["machine_settings"] is not None
+    result = tmp_path / "run" / "devices" / "orin" / "result.json"
+    result.write_text(result.read_text().replace('"threads": 1', '"threads": 2').replace('"batch": 1', '"batch": 2'))
+    capsys.readouterr()
+    assert built(tmp_path, cache) == 0
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["devices"] == []
 
 
 def test_an_engine_that_answers_otherwise_or_is_not_built_there_is_told() -> None:

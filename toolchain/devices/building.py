@@ -86,8 +86,8 @@ async def build(link: Link, asked: Sequence[Portable], on: Judged, folder: Path)
             continue
         await _bring(link, told, folder / "engines" / name)
         engines.append({
-            "name": name, "built": True, **{field: told[field] for field in ("sha256", "engine_bytes",
-                                                                             "runtime_version")},
+            "name": name, "built": True, "onnx_sha256": own[name][0].record.onnx_sha256,
+            **{field: told[field] for field in ("sha256", "engine_bytes", "runtime_version")},
             "golden_held": replayed[name]["held"] if name in replayed else None,
             "golden_distance": replayed[name]["distance"] if name in replayed else None,
             "top1_percent": judged["engines"][name]["top1_percent"], "latency_ms": summary(samples[name]),

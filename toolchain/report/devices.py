@@ -23,6 +23,7 @@ class DeviceEngine(Part):
     built: bool
     reason: str | None = Field(None, description="why it could not be built there")
     sha256: str | None = None
+    onnx_sha256: str | None = Field(None, description="of the file it was built from")
     engine_bytes: Bytes | None = None
     runtime_version: str | None = None
     golden_held: bool | None = Field(None, description="it answers golden inputs as where it came from; null: none")

@@ -8,13 +8,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from toolchain.console import log
 from toolchain.devices.building import Judged, Portable, build
 from toolchain.devices.many import each
 from toolchain.engines.record import verify
 from toolchain.errors import DeviceError, ToolchainError
-from toolchain.files import sha256_file
+from toolchain.files import sha256_file, write_text
 from toolchain.measure.npz import save_arrays
-from toolchain.published import REPORT, record
+from toolchain.published import REPORT, proven, record
 from toolchain.report.devices import DeviceResult
 from toolchain.report.make import write_report
 from toolchain.report.schema import Report
@@ -31,7 +32,8 @@ PART_BYTES = 16 << 20  # of images in one file, so that a device needs little me
 def on_devices(job: Job, report: Report, devices: Mapping[str, Device]) -> tuple[Report, dict[str, Any]]:
     """The report with its `devices`, written anew; and what was found by device: of one that failed its error.
 
-    Engines and samples of each are left in RUN/devices/<name>. Raises DataError, EngineError, DigestMismatch.
+    Engines, samples and result.json of each are left in RUN/devices/<name>; what other devices gave for the same ONNX
+    files before stays in the report. Raises DataError, EngineError, DigestMismatch.
     """
     run, cfg = job.work.out, job.recipe.measure
     asked = _portable(run, report)
@@ -43,11 +45,51 @@ def on_devices(job: Job, report: Report, devices: Mapping[str, Device]) -> tuple
         found = each(devices, lambda link: build(link, asked, judged, run / "devices" / link.name))
     results = [DeviceResult(name=name, reason=str(one).removeprefix(f"{name}: "))
                if isinstance(one, ToolchainError) else DeviceResult.model_validate(one) for name, one in found.items()]
-    report = report.model_copy(update={"devices": results})
+    for one in results:
+        if not one.reason:
+            file = result_file(one.name)
+            write_text(run / file, one.model_dump_json(indent=1) + "\n")
+            record(run, file)
+    others = [one for one in _remembered(run, report) if one.name not in found]
+    unheld = {one.name: DeviceError(f"{one.name}: {told}") for one in results if (told := wrong(one))}
+    return _shown(run, report, [*results, *others]), found | unheld
+
+
+def as_before(run: Path, report: Report) -> Report:
+    """The report with what devices gave for the very ONNX files of this build in earlier ones; written anew."""
+    known = _remembered(run, report)
+    return _shown(run, report, known) if known else report
+
+
+def result_file(name: str) -> str:
+    """Where the result of the device `name` lies below the build's folder."""
+    return f"devices/{name}/result.json"
+
+
+def _shown(run: Path, report: Report, results: Sequence[DeviceResult]) -> Report:
+    report = report.model_copy(update={"devices": list(results)})
     sheets = [path.read_bytes() if (path := run / name).is_file() else None for name in ("gradcam.png", SHEET)]
     write_report(report, run, *sheets)
     record(run, REPORT)
-    return report, found | {one.name: DeviceError(f"{one.name}: {told}") for one in results if (told := wrong(one))}
+    return report
+
+
+def _remembered(run: Path, report: Report) -> list[DeviceResult]:
+    """Of devices whose engines were all made of ONNX files that this build has."""
+    onnx = {verify(run / "engines" / engine.name)[0].onnx_sha256 for engine in report.engines if engine.built}
+    found = []
+    for path in sorted((run / "devices").glob("*/result.json")):
+        name = path.parent.name
+        try:
+            one = DeviceResult.model_validate_json(proven(run, result_file(name)).read_bytes())
+        except (ToolchainError, ValueError) as error:
+            log(f"{name} is left out of the report: {error}")
+            continue
+        if all(engine.onnx_sha256 in onnx for engine in one.engines if engine.built):
+            found.append(one)
+        else:
+            log(f"{name} is left out of the report: its engines are of an earlier build; --on {name} makes them anew")
+    return found
 
 
 def wrong(result: DeviceResult) -> str:
