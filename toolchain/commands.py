@@ -73,7 +73,7 @@ def run_build(
         elif any((work.out / "devices").glob("*")):
             from toolchain.steps.on_devices import as_before
 
-            report = as_before(work.out, report)
+            report = as_before(recipe, work.out, report)
     from toolchain.report.limits import broken
     from toolchain.report.table import print_report
 

@@ -5,17 +5,19 @@ from typing import Any
 
 import pytest
 
-from toolchain.report.devices import DeviceResult, across, intro, rows
+from toolchain.report.devices import DeviceResult, across, rows, told
 from toolchain.report.html import render_html
 from toolchain.report.markdown import render_markdown
 from toolchain.report.schema import Report
 from toolchain.report.words import milliseconds, percent
 
 LATENCY = {"p50": 1.25, "p95": 1.5, "p99": 2.0, "mean": 1.3, "std": 0.1, "n": 400}
-ORIN = {"name": "orin", "machine": "Orin <b>", "batch": 1, "threads": 12, "left_out": {"int8.openvino.cpu_x86": "no openvino"}, "engines": [
+ORIN = {"name": "orin", "machine": "Orin <b>", "batch": 1, "threads": 12, "left_out": {"int8.openvino.cpu_x86": "no openvino"},
+        "environment": {"jetpack": "6", "runtimes": {"tensorrt": "10.3.0"}, "python": "3.10.12"}, "engines": [
     {"name": "fp32", "built": True, "engine_bytes": 2_000_000, "golden_held": True, "golden_distance": 1e-4, "top1_percent": 91.5,
+     "top1_interval": [90.1, 92.7],
      "latency_ms": LATENCY, "validity": {"verdict": "inconclusive", "causes": ["hot"]}},
-    {"name": "int8", "built": True, "golden_held": False, "latency_ms": {**LATENCY, "p50": 0.5}, "speedup_vs_fp32": {"value": 2.5},
+    {"name": "int8", "built": True, "golden_held": False, "latency_ms": {**LATENCY, "p50": 0.5}, "speedup_vs_fp32": {"value": 2.5, "low": 2.4, "high": 2.6},
      "validity": {"verdict": "inconclusive", "causes": ["hot"]}},
     {"name": "int4", "built": False, "reason": "no kernel"}]}
 GONE = {"name": "nano", "reason": "does not answer"}
@@ -26,18 +28,20 @@ def report(joined: Callable[..., Report], engines: list[dict[str, Any]]) -> Repo
     return joined(engines).model_copy(update={"devices": [DeviceResult.model_validate(one) for one in (ORIN, GONE)]})
 
 
-def test_each_engine_on_each_device_has_a_row(report: Report) -> None:
+def test_each_engine_on_each_device_has_a_row_and_so_has_a_device_that_failed(report: Report) -> None:
     assert rows(report) == [
-        ["orin", "fp32", "91.50", "1.25 ?", "–", "2.0 MB", "as here (1.0e-04)"],
-        ["orin", "int8", "–", "0.500 ?", "2.50×", "–", "others"],
-        ["orin", "int4", "not built: no kernel", "–", "–", "–", "–"]]
+        ["orin", "fp32", "91.50 (90.1–92.7)", "1.25 ± 0.10 ?", "–", "2.0 MB", "as here (1.0e-04)"],
+        ["orin", "int8", "–", "0.500 ± 0.100 ?", "2.50× (2.40–2.60)", "–", "others"],
+        ["orin", "int4", "not built: no kernel", "–", "–", "–", "–"],
+        ["nano", "–", "not reached: does not answer", "–", "–", "–", "–"]]
 
 
 def test_it_is_said_where_and_why_not(report: Report) -> None:
-    told = intro(report)
-    assert "orin: Orin <b>, batch 1, 12 CPU threads." in told and "nano: does not answer." in told
-    assert "orin: int8.openvino.cpu_x86 is left out: no openvino." in told
-    assert "orin: the latency of fp32, int8 is inconclusive: hot." in told
+    assert told(report) == [
+        "orin: Orin <b>, batch 1, 12 CPU threads, JetPack 6, tensorrt 10.3.0, Python 3.10.12.",
+        "orin: int8.openvino.cpu_x86 is left out: no openvino.",
+        "orin: the latency of fp32, int8 is inconclusive: hot.",
+        "nano: does not answer."]
 
 
 def test_devices_stand_side_by_side_with_this_machine(report: Report, engines: list[dict[str, Any]]) -> None:

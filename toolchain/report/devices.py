@@ -29,6 +29,7 @@ class DeviceEngine(Part):
     golden_held: bool | None = Field(None, description="it answers golden inputs as where it came from; null: none")
     golden_distance: float | None = Field(None, ge=0, description="|logits - golden| / |golden|")
     top1_percent: Percent | None = None
+    top1_interval: tuple[Percent, Percent] | None = Field(None, description="95 %")
     latency_ms: Latency | None = Field(None, description="device only: one batch in its memory already, so are logits")
     with_transfers_ms: Latency | None = Field(None, description="from an array of the host to its logits there")
     end_to_end_ms: Latency | None = Field(None, description="from uint8 pixels of the right size to a class")
@@ -51,27 +52,41 @@ class DeviceResult(Part):
     left_out: dict[str, str] = Field({}, description="engine -> why it is not for this device")
 
 
-def intro(report: Report) -> str:
-    """What the table is, with each device's machine and what was left out."""
-    told = ["Built, judged on the test images and timed on the devices themselves."]
+INTRO = "Built, judged on the test images and timed on the devices themselves."
+
+
+def told(report: Report) -> list[str]:
+    """Sentences on each device: its machine, what was left out, and what is to be doubted."""
+    found = []
     for one in report.devices:
         if one.reason:
-            told.append(f"{one.name}: {one.reason}.")
+            found.append(f"{one.name}: {one.reason}.")
             continue
-        told.append(f"{one.name}: {one.machine}, batch {one.batch}, {one.threads} CPU threads.")
-        told += [f"{one.name}: {name} is left out: {why}." for name, why in one.left_out.items()]
+        found.append(f"{one.name}: {one.machine}, batch {one.batch}, {one.threads} CPU threads{_versions(one)}.")
+        found += [f"{one.name}: {name} is left out: {why}." for name, why in one.left_out.items()]
         doubted: dict[str, list[str]] = {}
         for engine in one.engines:
             if engine.validity and engine.validity.causes:
                 doubted.setdefault("; ".join(engine.validity.causes), []).append(engine.name)
-        told += [f"{one.name}: the latency of {', '.join(names)} is inconclusive: {causes}."
-                 for causes, names in doubted.items()]
-    return " ".join(told)
+        found += [f"{one.name}: the latency of {', '.join(names)} is inconclusive: {causes}."
+                  for causes, names in doubted.items()]
+    return found
+
+
+def _versions(one: DeviceResult) -> str:
+    """', JetPack 6, tensorrt 10.3.0, Python 3.10.12': as far as it told."""
+    facts = one.environment or {}
+    words = [f"JetPack {facts['jetpack']}" if facts.get("jetpack") else "",
+             *(f"{name} {version}" for name, version in (facts.get("runtimes") or {}).items()),
+             f"Python {facts['python']}" if facts.get("python") else ""]
+    return "".join(f", {word}" for word in words if word)
 
 
 def rows(report: Report) -> list[list[str]]:
-    """The cells of TITLES, a row for each engine on each device."""
-    return [_row(one.name, engine) for one in report.devices for engine in one.engines]
+    """The cells of TITLES, a row for each engine on each device; intervals stand in parentheses."""
+    return [row for one in report.devices for row in
+            ([_row(one.name, engine) for engine in one.engines] if not one.reason else
+             [[one.name, NOTHING, f"not reached: {one.reason}", *[NOTHING] * (len(TITLES) - 3)]])]
 
 
 def across(report: Report) -> tuple[list[str], list[list[str]]]:
@@ -93,11 +108,16 @@ def _row(device: str, engine: DeviceEngine) -> list[str]:
     from toolchain.report import words  # which know the whole report, and so this part of it
 
     if not engine.built:
-        return [device, engine.name, f"not built: {engine.reason}", *[NOTHING] * 4]
+        return [device, engine.name, f"not built: {engine.reason}", *[NOTHING] * (len(TITLES) - 3)]
     latency, speedup = engine.latency_ms, engine.speedup_vs_fp32
     doubt = " ?" if engine.validity and engine.validity.verdict == "inconclusive" else ""
     golden = {True: "as here", False: "others", None: "none"}[engine.golden_held]
     distance = f" ({engine.golden_distance:.1e})" if engine.golden_distance is not None else ""
-    return [device, engine.name, NOTHING if engine.top1_percent is None else f"{engine.top1_percent:.2f}",
-            f"{words.milliseconds(latency.p50)}{doubt}" if latency else NOTHING,
-            words.times(speedup.value if speedup else None), words.size(engine.engine_bytes), golden + distance]
+    return [device, engine.name, _with(words.percent(engine.top1_percent), words.interval(engine.top1_interval)),
+            f"{words.milliseconds(latency.p50)} {words.spread(latency)}{doubt}" if latency else NOTHING,
+            _with(words.times(speedup.value if speedup else None), words.speedup_interval(speedup)),
+            words.size(engine.engine_bytes), golden + distance]
+
+
+def _with(figure: str, interval: str) -> str:
+    return f"{figure} ({interval})" if interval else figure

@@ -73,8 +73,9 @@ def _devices(report: Report) -> str:
     lines = [[escape(device), code(engine), *map(escape, rest)] for device, engine, *rest in devices.rows(report)]
     titles, cells = devices.across(report)
     compared = [[code(engine), *map(escape, rest)] for engine, *rest in cells]
-    return (f"## On devices\n{escape(devices.intro(report))}\n\n" + table(devices.TITLES, lines, left=2)
-            + "\n\n### Side by side\n" + table([*map(escape, titles)], compared))
+    told = "\n".join(f"- {escape(sentence)}" for sentence in devices.told(report))
+    return "\n\n".join([f"## On devices\n{devices.INTRO}", told, table(devices.TITLES, lines, left=2),
+                        "### Side by side\n" + table([*map(escape, titles)], compared)])
 
 
 def _boundaries(report: Report) -> str:

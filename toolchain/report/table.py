@@ -138,7 +138,8 @@ def render_table(report: Report, width: int, plain: bool) -> RenderableType:
         table = engine_table(engines, wide=False, plain=plain)
     parts: list[RenderableType] = [Text(""), table, Text("")]
     if report.devices:
-        parts += [Text("On devices", style="bold"), devices_table(report), Text(devices.intro(report)), Text("")]
+        parts += [Text("On devices", style="bold"), devices_table(report),
+                  *(Text(told) for told in devices.told(report)), Text("")]
     if report.limits:
         parts += [Text("Limits", style="bold"), *limit_lines(report.limits), Text("")]
     parts.append(Text(words.headline(report), style="bold"))

@@ -14,8 +14,11 @@ from toolchain.devices.many import each
 from toolchain.engines.record import verify
 from toolchain.errors import DeviceError, ToolchainError
 from toolchain.files import sha256_file, write_text
+from toolchain.measure.accuracy import wilson_interval
 from toolchain.measure.npz import save_arrays
 from toolchain.published import REPORT, proven, record
+from toolchain.recipe.schema import Recipe
+from toolchain.report.device_limits import device_limits
 from toolchain.report.devices import DeviceResult
 from toolchain.report.make import write_report
 from toolchain.report.schema import Report
@@ -43,8 +46,8 @@ def on_devices(job: Job, report: Report, devices: Mapping[str, Device]) -> tuple
         preprocess = json.loads((run / "preprocess.json").read_text(encoding="utf-8"))
         judged = Judged(_images(job, Path(scratch)), preprocess, run / FOLDER / PICTURES, how, cfg.threads)
         found = each(devices, lambda link: build(link, asked, judged, run / "devices" / link.name))
-    results = [DeviceResult(name=name, reason=str(one).removeprefix(f"{name}: "))
-               if isinstance(one, ToolchainError) else DeviceResult.model_validate(one) for name, one in found.items()]
+    results = [DeviceResult(name=name, reason=str(one).removeprefix(f"{name}: ")) if isinstance(one, ToolchainError)
+               else _with_intervals(DeviceResult.model_validate(one), report.data.test) for name, one in found.items()]
     for one in results:
         if not one.reason:
             file = result_file(one.name)
@@ -52,13 +55,21 @@ def on_devices(job: Job, report: Report, devices: Mapping[str, Device]) -> tuple
             record(run, file)
     others = [one for one in _remembered(run, report) if one.name not in found]
     unheld = {one.name: DeviceError(f"{one.name}: {told}") for one in results if (told := wrong(one))}
-    return _shown(run, report, [*results, *others]), found | unheld
+    return _shown(job.recipe, run, report, [*results, *others]), found | unheld
 
 
-def as_before(run: Path, report: Report) -> Report:
+def _with_intervals(result: DeviceResult, images: int) -> DeviceResult:
+    """With the 95 % interval of each top-1."""
+    engines = [one if one.top1_percent is None else one.model_copy(
+        update={"top1_interval": wilson_interval(round(one.top1_percent * images / 100), images)})
+        for one in result.engines]
+    return result.model_copy(update={"engines": engines})
+
+
+def as_before(recipe: Recipe, run: Path, report: Report) -> Report:
     """The report with what devices gave for the very ONNX files of this build in earlier ones; written anew."""
     known = _remembered(run, report)
-    return _shown(run, report, known) if known else report
+    return _shown(recipe, run, report, known) if known else report
 
 
 def result_file(name: str) -> str:
@@ -66,8 +77,9 @@ def result_file(name: str) -> str:
     return f"devices/{name}/result.json"
 
 
-def _shown(run: Path, report: Report, results: Sequence[DeviceResult]) -> Report:
-    report = report.model_copy(update={"devices": list(results)})
+def _shown(recipe: Recipe, run: Path, report: Report, results: Sequence[DeviceResult]) -> Report:
+    judged = device_limits(recipe.limits, results, report.engines)
+    report = report.model_copy(update={"devices": list(results), "limits": [*report.limits, *judged]})
     sheets = [path.read_bytes() if (path := run / name).is_file() else None for name in ("gradcam.png", SHEET)]
     write_report(report, run, *sheets)
     record(run, REPORT)
