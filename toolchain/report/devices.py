@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -10,7 +11,7 @@ from toolchain.report.part import Bytes, Energy, Latency, Part, Percent, Speedup
 from toolchain.report.validity import Validity
 
 if TYPE_CHECKING:
-    from toolchain.report.schema import Report
+    from toolchain.report.schema import EngineResult, Report
 
 TITLES = ("Device", "Engine", "Top-1 %", "p50 ms", "Speed-up", "Engine file", "Golden answers")
 NOTHING = "–"
@@ -90,18 +91,34 @@ def rows(report: Report) -> list[list[str]]:
 
 
 def across(report: Report) -> tuple[list[str], list[list[str]]]:
-    """Titles and cells of a table with a row for each engine and a column for each device, this machine first."""
+    """Titles and cells of a table with a row for each precision and a column for each device, this machine first: the
+    fastest engine of each.
+    """
+    made: dict[str, Sequence[EngineResult | DeviceEngine]] = {
+        "this machine": report.engines, **{one.name: one.engines for one in report.devices}}
+    columns = {machine: {precision_of(e): _cell(e) for e in sorted(
+        (e for e in engines if e.latency_ms), key=_p50, reverse=True)} for machine, engines in made.items()}
+    precisions = dict.fromkeys(precision_of(e) for engines in made.values() for e in engines)
+    return ["Fastest engine", *columns], [
+        [name.upper(), *(column.get(name, NOTHING) for column in columns.values())] for name in precisions]
+
+
+def precision_of(engine: EngineResult | DeviceEngine) -> str:
+    """The first word of its name."""
+    return engine.name.partition(".")[0]
+
+
+def _p50(engine: EngineResult | DeviceEngine) -> float:
+    return engine.latency_ms.p50 if engine.latency_ms else 0.0
+
+
+def _cell(engine: EngineResult | DeviceEngine) -> str:
     from toolchain.report import words
 
-    def cell(top1: float | None, latency: Latency | None) -> str:
-        return f"{words.milliseconds(latency.p50)} ms, {words.percent(top1)} %" if latency else NOTHING
-
-    columns = {"this machine": {e.name: cell(e.top1_percent, e.latency_ms) for e in report.engines}}
-    for one in report.devices:
-        columns[one.name] = {e.name: cell(e.top1_percent, e.latency_ms) if e.built else "not built"
-                             for e in one.engines}
-    names = dict.fromkeys(name for column in columns.values() for name in column)
-    return ["Engine", *columns], [[name, *(column.get(name, NOTHING) for column in columns.values())] for name in names]
+    runtime = engine.name.split(".")[1] if "." in engine.name else ""
+    told = [f"{words.milliseconds(_p50(engine))} ms", f"{words.percent(engine.top1_percent)} %",
+            words.runtime_name(runtime) if runtime else ""]
+    return ", ".join(word for word in told if word)
 
 
 def _row(device: str, engine: DeviceEngine) -> list[str]:
