@@ -117,6 +117,12 @@ def _tidy(place: Place, asked: Any) -> dict[str, Any]:
     return tidy(place, asked.days)
 
 
+def _stop(place: Place, asked: Any) -> dict[str, Any]:
+    from .stopping import stop
+
+    return stop(place, asked.ids)
+
+
 def _days(text: str) -> float:
     try:
         days = float(text)
@@ -204,6 +210,7 @@ COMMANDS: dict[str, tuple[Callable[[Place, Any], Any], str, list[Any]]] = {
     "have": (lambda place, asked: have(place, asked.digests), "which files are there", [DIGESTS]),
     "put": (lambda place, asked: put(place, asked.digests), "take files that have come", [DIGESTS]),
     "drop": (lambda place, asked: drop(place, asked.ids), "remove jobs", [(("ids",), {"nargs": "+"})]),
+    "stop": (_stop, "end jobs that are at work, and remove them", [(("ids",), {"nargs": "+"})]),
     "tidy": (_tidy, "remove what no command asked for in a while; slots stay",
              [(("--days",), {"type": _days, "default": 30.0})]),
     "verify": (_verify, "check a bundle", BUNDLE),

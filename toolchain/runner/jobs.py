@@ -95,6 +95,7 @@ def done(place: Place, path: Path, command: str) -> dict[str, Any]:
     job.folder.mkdir(parents=True, exist_ok=True)
     answer = job.folder / f"{command}.json"
     with locked(job.folder / f"{command}.lock", "waiting for the same job"):
+        (job.folder / f"{command}.pid").write_text(str(os.getpid()))  # for `stop`
         known = _read(answer)
         if known is not None and known.get("job") == job.content and _there(place, known):
             return {**{field: value for field, value in known.items() if field != "job"}, "cached": True}

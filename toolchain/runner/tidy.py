@@ -22,7 +22,7 @@ def tidy(place: Place, days: float) -> dict[str, Any]:
     Returns {"removed": how many, "freed_bytes", "free_bytes": of the disk}. Raises Failed while a job is at work.
     """
     for lock in place.runs.glob("*/*.lock"):
-        if _held(lock):
+        if held(lock):
             raise Failed(f"the job {lock.parent.name} is at work; try again when it is done")
     old = time.time() - days * DAY_S
     removed, freed = 0, 0
@@ -47,7 +47,8 @@ def _candidates(place: Place) -> Iterator[Path]:
         yield from sorted(folder.iterdir()) if folder.is_dir() else ()
 
 
-def _held(lock: Path) -> bool:
+def held(lock: Path) -> bool:
+    """Whether a process is at work under this lock."""
     import fcntl
 
     with open(str(lock), "a", encoding="utf-8") as file:
