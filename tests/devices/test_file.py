@@ -120,6 +120,83 @@ def test_devices_are_added_listed_and_removed_by_the_command_line(
     assert "orin is removed" in removed and "no devices; add one" in empty
 
 
+@pytest.mark.parametrize("user, host", [("root", "on"), ("no", "orin"), ("y", "yes"), ("null", "0x10"), ("true", "1e3"), ("me", "1_000")])
+def test_a_name_that_yaml_takes_for_something_else_is_written_so_that_it_is_read_again(user: str, host: str, tmp_path: Path) -> None:
+    path = tmp_path / "devices.yaml"
+    for name in ("on", "1", "orin"):
+        add(path, name, parsed(f"ssh://{user}@{host}"))
+    assert load_devices(path) == {name: Device(host=host, user=user) for name in ("on", "1", "orin")}
+    remove(path, "on")
+    assert list(load_devices(path)) == ["1", "orin"]
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "# our devices\n"])
+def test_a_file_without_devices_is_none_and_takes_the_first_one(text: str, tmp_path: Path) -> None:
+    (path := tmp_path / "devices.yaml").write_text(text)
+    assert load_devices(path) == {}
+    add(path, "orin", parsed("ssh://me@orin"))
+    assert path.read_text().startswith(text) and load_devices(path) == {"orin": Device(host="orin", user="me")}
+    remove(path, "orin")
+    assert path.read_text() == text and load_devices(path) == {}
+
+
+def test_a_file_that_cannot_be_read_is_not_called_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "devices.yaml").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(RecipeError) as told:
+        load_devices(tmp_path / "devices.yaml")
+    assert "devices.yaml: cannot be read" in str(told.value) and "recipe" not in str(told.value)
+
+
+@pytest.mark.parametrize("address", ["ssh://root:p@ss:w@rd@host", "ssh://root:p/ss@host", "root:@host", "http://root:p@ss@host"])
+def test_no_part_of_a_password_is_repeated(address: str) -> None:
+    with pytest.raises(RecipeError, match="has a password in it; take it out") as told:
+        parsed(address)
+    assert address not in str(told.value) and "ss" not in str(told.value).replace("password", "").replace("address", "").replace("ssh-copy-id", "")
+
+
+@pytest.mark.parametrize("text, where", [
+    ("orin:\n  host: a\n  password: hunter2\n", "3: orin.password"), ("orin:\n  host: a\n  sudo_pwd: hunter2\n", "3: orin.sudo_pwd"),
+    ("orin:\n  host: root:hunter2@a\n", "2: orin.host"), ("orin: ssh://root:hunter2@a\n", "1: orin")])
+def test_a_password_in_the_file_is_refused_and_not_repeated(text: str, where: str, tmp_path: Path) -> None:
+    told = refusal(tmp_path / "devices.yaml", text)
+    assert f"{where}: has a password in it; take it out" in told and "hunter2" not in told
+
+
+@pytest.mark.parametrize("address, hint", [("::1", "ssh://[::1]"), ("ssh://me@fe80::1%eth0", "ssh://me@[fe80::1%eth0]")])
+def test_an_ipv6_address_without_brackets_is_told_where_they_go(address: str, hint: str) -> None:
+    with pytest.raises(RecipeError) as told:
+        parsed(address)
+    assert str(told.value).endswith(f"IPv6 addresses stand in brackets: {hint}")
+
+
+def test_a_port_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    assert "orin.port: found True, expected a port from 1 to 65535" in refusal(tmp_path / "devices.yaml", "orin: {host: a, port: true}\n")
+
+
+def test_an_unknown_device_names_some_of_many(tmp_path: Path) -> None:
+    (path := tmp_path / "devices.yaml").write_text("".join(f"d{number}: {{host: h{number}}}\n" for number in range(3000)))
+    with pytest.raises(RecipeError) as told:
+        chosen(path, ["xavier"])
+    assert "d0, d1," in str(told.value) and "(3000 in all: toolchain device list)" in str(told.value) and len(str(told.value)) < 400
+
+
+@pytest.mark.parametrize("text, left", [
+    ("a:\n  host: x  # one\n\n# of b\nb: {host: y}\n# last\n", "\n# of b\nb: {host: y}\n# last\n"),
+    ("# of a\na:\n  host: x\n# last\n", "# of a\n# last\n"),
+    ("b: {host: y}\na: {\n  host: x\n}\n# last", "b: {host: y}\n# last")])
+def test_a_device_that_is_removed_takes_no_comment_along(text: str, left: str, tmp_path: Path) -> None:
+    (path := tmp_path / "devices.yaml").write_text(text)
+    remove(path, "a")
+    assert path.read_text() == left
+
+
+@pytest.mark.parametrize("text", ["{a: {host: x}, b: {host: y}}\n", "a: &same\n  host: x\nb:\n  <<: *same\n  host: y\n"])
+def test_a_device_is_removed_from_a_file_of_any_style(text: str, tmp_path: Path) -> None:
+    (path := tmp_path / "devices.yaml").write_text(text)
+    remove(path, "a")
+    assert load_devices(path) == {"b": Device(host="y")}
+
+
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.dictionaries(st.text(max_size=6), values | st.dictionaries(st.sampled_from(list(Device.model_fields)), values, max_size=4), max_size=3))
 def test_no_file_makes_a_traceback(content: Any, tmp_path: Path) -> None:

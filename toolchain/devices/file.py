@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import ipaddress
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+import yaml
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from toolchain.errors import RecipeError, WorkDirError, nearest
 from toolchain.files import write_text
@@ -18,8 +20,12 @@ from toolchain.recipe.section import Section
 
 FILE, HOME = "devices.yaml", Path("~/.config/toolchain/devices.yaml")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-ADDRESS = re.compile(r"(?:ssh://)?(?:(?P<user>[^@:/\s]+)(?P<secret>:[^@]*)?@)?"
+ADDRESS = re.compile(r"(?:ssh://)?(?:(?P<user>[^@:/\s]+)@)?"
                      r"(?P<host>\[[0-9A-Za-z:.%]+\]|[^@:/\s\[\]]+)(?::(?P<port>\d{1,5}))?/?")
+SECRET = re.compile(r"(?:[a-z]+://)?[^@/\s]*:(?!//).*@.*")  # a password in an address
+SECRETS = re.compile(r"pass|pwd|secret|token", re.IGNORECASE)  # names of fields that would hold one
+NO_SECRET = "take it out: devices are entered with keys alone (ssh-copy-id puts yours there)"
+SHOWN = 10  # names, where one is not found
 
 
 def _host(text: str) -> str:
@@ -46,6 +52,12 @@ def _program(text: str) -> str:
     return text
 
 
+def _port(given: Any) -> Any:
+    if isinstance(given, bool):  # which Python takes for 0 or 1
+        raise ValueError(f"found {given}, expected a port from 1 to 65535")
+    return given
+
+
 class Device(Section):
     """One device. What is left out is what ~/.ssh/config says, or SSH's own default.
 
@@ -55,7 +67,7 @@ class Device(Section):
     """
 
     host: Annotated[str, AfterValidator(_host)]
-    port: int | None = Field(None, ge=1, le=65535)
+    port: Annotated[int | None, BeforeValidator(_port)] = Field(None, ge=1, le=65535)
     user: Annotated[str, AfterValidator(_user)] | None = None
     folder: Annotated[str, AfterValidator(_folder)] = "~/.toolchain"
     python: Annotated[str, AfterValidator(_program)] = "python3"
@@ -78,18 +90,38 @@ def devices_file(asked: Path | None = None) -> Path:
 
 def load_devices(path: Path) -> dict[str, Device]:
     """The devices in the file, by name; none where there is no file. Raises RecipeError with file and line."""
-    if not path.exists():
+    if not path.exists() or _blank(path):
         return {}
     data, lines = read_yaml(path, "names of devices, each with host, user, …")
     origin = {where: f"{path}:{line}" for where, line in lines.items()}
     wrong = [f"{origin.get((name,), path)}: found the name '{name}', expected letters, digits, '.', '_' and '-'"
              for name in data if not NAME.fullmatch(str(name))]
+    wrong += [f"{origin.get(where, path)}: {'.'.join(map(str, where))}: has a password in it; {NO_SECRET}"
+              for where in _secrets(data)]
+    if wrong:
+        raise RecipeError("\n".join(wrong))
     try:
-        if wrong:
-            raise RecipeError("\n".join(wrong))
         return TypeAdapter(dict[str, Device]).validate_python(data)
     except ValidationError as error:
         raise RecipeError(explain(error, data, origin, str(path), Device)) from None
+
+
+def _blank(path: Path) -> bool:
+    """Whether nothing stands in the file, or comments alone."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return all(line.strip() == "" or line.lstrip().startswith("#") for line in text.splitlines())
+
+
+def _secrets(data: Mapping[Any, Any]) -> Iterator[tuple[Any, ...]]:
+    """Where a password stands, which no message may repeat."""
+    for name, device in data.items():
+        for field, value in device.items() if isinstance(device, dict) else [(None, device)]:
+            if (field not in Device.model_fields and SECRETS.search(str(field))) or (
+                    isinstance(value, str) and SECRET.fullmatch(value)):
+                yield (name,) if field is None else (name, field)
 
 
 def chosen(path: Path, names: Iterable[str]) -> dict[str, Device]:
@@ -98,21 +130,35 @@ def chosen(path: Path, names: Iterable[str]) -> dict[str, Device]:
     for name in names:
         if name not in known:
             raise RecipeError(f"{path}: has no device '{name}'{nearest(name, known)}; "
-                              + (f"expected {', '.join(known)}" if known else f"add it: toolchain device add {name} "
+                              + (f"expected {_some(known)}" if known else f"add it: toolchain device add {name} "
                                                                               "ssh://user@host"))
     return {name: known[name] for name in names}
 
 
+def _some(names: Mapping[str, Device]) -> str:
+    more = f" … ({len(names)} in all: toolchain device list)" if len(names) > SHOWN else ""
+    return ", ".join(list(names)[:SHOWN]) + more
+
+
 def parsed(address: str) -> dict[str, str | int]:
     """Host, port and user of ssh://user@host:port. Raises RecipeError."""
-    found = ADDRESS.fullmatch(address.strip())
-    if found and found["secret"] is not None:
-        raise RecipeError("device add: the address has a password in it; leave it out: devices are entered with keys "
-                          "alone (ssh-copy-id puts yours there)")
+    address = address.strip()
+    if SECRET.fullmatch(address):
+        raise RecipeError(f"device add: the address has a password in it; {NO_SECRET}")
+    found = ADDRESS.fullmatch(address)
     if not found:
-        raise RecipeError(f"device add: found '{address}', expected ssh://user@host or ssh://user@host:port")
+        user, at, host = address.removeprefix("ssh://").rstrip("/").rpartition("@")
+        hint = f"; IPv6 addresses stand in brackets: ssh://{user}{at}[{host}]" if _is_ipv6(host) else ""
+        raise RecipeError(f"device add: found '{address}', expected ssh://user@host or ssh://user@host:port{hint}")
     given = {"host": found["host"].strip("[]"), "port": found["port"] and int(found["port"]), "user": found["user"]}
     return {key: value for key, value in given.items() if value is not None}
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return bool(ipaddress.IPv6Address(text))
+    except ValueError:
+        return False
 
 
 def add(path: Path, name: str, settings: Mapping[str, str | int | None]) -> Device:
@@ -126,29 +172,73 @@ def add(path: Path, name: str, settings: Mapping[str, str | int | None]) -> Devi
         device = Device.model_validate(given)
     except ValidationError as error:
         raise RecipeError(explain(error, given, {}, f"device add {name}", Device)) from None
-    _edit(path, name, given)
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    _write(path, _edited(text, name, given))
     return device
 
 
 def remove(path: Path, name: str) -> None:
-    """Take a device out of the file. Raises RecipeError, WorkDirError."""
+    """Take a device out of the file; what else stands there stays as it is. Raises RecipeError, WorkDirError."""
     chosen(path, [name])
-    _edit(path, name, None)
+    text = path.read_text(encoding="utf-8")
+    left = _without(text, name)
+    _write(path, _edited(text, name, None) if left is None else left)
 
 
-def _edit(path: Path, name: str, content: Mapping[str, object] | None) -> None:
+def _without(text: str, name: str) -> str | None:
+    """The text less the lines of the device; None where it does not stand on lines of its own."""
+    entries: Any = yaml.compose(text, yaml.SafeLoader)
+    key, value = next(pair for pair in entries.value if pair[0].value == name)
+    lines = text.splitlines(keepends=True)
+    left = "".join(lines[: key.start_mark.line] + lines[_last_line(value) + 1 :])
+    try:
+        same = (yaml.safe_load(left) or {}) == {key: one for key, one in yaml.safe_load(text).items() if key != name}
+    except yaml.YAMLError:  # another device's settings were these
+        return None
+    return left if same else None
+
+
+def _last_line(node: Any) -> int:
+    """Of what stands there: a block's own end is where the next one begins, behind the comments between them."""
+    if isinstance(node, yaml.ScalarNode) or node.flow_style or not node.value:
+        return int(node.end_mark.line)
+    last = node.value[-1]
+    return _last_line(last[1] if isinstance(last, tuple) else last)
+
+
+def _edited(text: str, name: str, content: Mapping[str, object] | None) -> str:
+    """The text with the device written into it; None: with the device taken out."""
     from ruamel.yaml import YAML
 
     editor, stream = YAML(), io.StringIO()
     editor.preserve_quotes, editor.width = True, 4096
-    data = (editor.load(path.read_text(encoding="utf-8")) if path.exists() else None) or {}
+    found = editor.load(text)
+    data = found or {}
     if content is None:
         del data[name]
     else:
-        data[name] = dict(content)
+        data[_quoted(name)] = {field: _quoted(value) for field, value in content.items()}
     editor.dump(data, stream)
+    comments = text if found is None else ""  # which belong to nothing yet
+    return comments + ("\n" if comments and not comments.endswith("\n") else "") + stream.getvalue()
+
+
+def _quoted(value: object) -> object:
+    """In quotes where it would be read as something else than text: a host that is called on, or 0x10."""
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+    if not isinstance(value, str):
+        return value
+    try:
+        plain = yaml.safe_load(value) == value
+    except (yaml.YAMLError, ValueError):
+        plain = False
+    return value if plain else DoubleQuotedScalarString(value)
+
+
+def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, stream.getvalue())
+        write_text(path, text)
     except OSError as error:
         raise WorkDirError(f"{path}: cannot be written ({error.strerror}); choose another --devices") from None

@@ -48,14 +48,14 @@ def read_yaml(
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such recipe; the shipped ones are in recipes/") from None
     except (OSError, UnicodeDecodeError, yaml.reader.ReaderError) as error:
-        raise RecipeError(f"{path}: cannot be read as a recipe: {error}") from None
+        raise RecipeError(f"{path}: cannot be read: {error}") from None
     try:
         node = loader.get_single_node()
         lines: dict[Where, int] = {}
         _note_lines(node, (), lines, path)
         data = loader.construct_document(node) if node else None
     except RecursionError:
-        raise RecipeError(f"{path}: nested too deeply for a recipe") from None
+        raise RecipeError(f"{path}: nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
