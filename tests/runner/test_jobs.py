@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,35 @@ def test_a_second_call_is_answered_from_what_is_there(job: Path, capsys, monkeyp
     assert call(capsys, job.parent, "bench", job)[1]["again"]
 
 
+@pytest.mark.parametrize("other", [{"runtimes": {"onnxruntime": "0.1"}}, {"power_mode": "15W"}, {"runner": "earlier"}])
+def test_what_the_device_answered_as_another_is_asked_anew(other: dict[str, Any], job: Path, capsys, monkeypatch) -> None:
+    before = {**jobs.surroundings(), **other}
+    with monkeypatch.context() as then:
+        then.setattr(jobs, "surroundings", lambda: before)
+        call(capsys, job.parent, "build", job)
+    monkeypatch.setitem(jobs.COMMANDS, "build", lambda job: {"engines": {}, "again": True})
+    assert call(capsys, job.parent, "build", job)[1]["again"]
+    assert call(capsys, job.parent, "build", job)[1]["cached"]
+
+
+@pytest.mark.parametrize(("verdict", "sent_anew", "cached"), [
+    ("valid", True, True), ("inconclusive", False, True), ("inconclusive", True, False)])
+def test_an_inconclusive_latency_is_measured_again_for_who_asks_anew_and_not_after_a_cut(
+    verdict: str, sent_anew: bool, cached: bool, job: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setitem(jobs.COMMANDS, "bench", lambda job: {"engines": {"one": {"validity": {"verdict": verdict}}}})
+    call(capsys, job.parent, "bench", job)
+    when = (job.parent / "runs/j1/bench.json").stat().st_mtime_ns + (1 if sent_anew else -1)
+    os.utime(job, ns=(when, when))
+    assert call(capsys, job.parent, "bench", job)[1]["cached"] == cached
+
+
+def test_a_job_at_work_is_not_dropped(job: Path, capsys) -> None:
+    with locked(job.parent / "runs/j1/bench.lock", ""):
+        code, _, told = call(capsys, job.parent, "drop", "j1")
+    assert code == 14 and "the job j1 is at work" in told and (job.parent / "runs/j1").is_dir()
+
+
 def test_another_job_under_the_same_id_is_done_anew_and_its_engine_with_it(job: Path, capsys) -> None:
     call(capsys, job.parent, "build", job)
     content = json.loads(job.read_text())
@@ -107,7 +137,7 @@ def test_another_job_under_the_same_id_is_done_anew_and_its_engine_with_it(job: 
 def test_who_comes_while_the_job_is_done_waits_and_gets_its_answer(job: Path, capsys, monkeypatch) -> None:
     call(capsys, job.parent, "build", job)
     done = job.parent / "runs/j1/accuracy.json"
-    answer = {"engines": {"one": {"top1_percent": 1.0}}, "images": 7, "job": json.loads(job.read_text())}
+    answer = {"engines": {"one": {"top1_percent": 1.0}}, "images": 7, "job": json.loads(job.read_text()), "on": jobs.surroundings()}
     lock = locked(job.parent / "runs/j1/accuracy.lock", "")
     lock.__enter__()
 

@@ -6,9 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from toolchain.runner.place import Place, locked
+from toolchain.runner.place import Place, held, locked
 from toolchain.runner.stopping import stop
-from toolchain.runner.tidy import held
 
 WORK = """
 import os, pathlib, sys, time

@@ -10,7 +10,7 @@ import pytest
 
 from toolchain.runner.answers import Failed
 from toolchain.runner.place import Place, have, locked, sha256_file
-from toolchain.runner.tidy import size_bytes, tidy
+from toolchain.runner.tidy import forget_jobs, size_bytes, tidy
 
 
 @pytest.fixture
@@ -50,6 +50,18 @@ def test_a_device_at_work_is_left_alone(place: Place) -> None:
     with locked(place.runs / "j1" / "build.lock", "waiting"), pytest.raises(Failed, match="the job j1 is at work"):
         tidy(place, 0)
     assert (place.store / "old").is_file()
+
+
+def test_a_job_forgets_others_that_nobody_asked_for_in_a_week(place: Place) -> None:
+    for name in ("j2", "j3"):
+        (place.runs / name).mkdir()
+    os.utime(place.runs / "j3", (0, 0))
+    with locked(place.runs / "j3" / "build.lock", "waiting"):
+        os.utime(place.runs / "j3", (0, 0))
+        forget_jobs(place, place.runs / "j4")
+        assert sorted(path.name for path in place.runs.iterdir()) == ["j2", "j3"]
+    forget_jobs(place, place.runs / "j3")  # which asks
+    assert sorted(path.name for path in place.runs.iterdir()) == ["j2", "j3"]
 
 
 def test_a_device_without_anything_has_nothing_to_remove(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from zipfile import BadZipFile
 from .answers import Failed, progress
 from .making import make_engine
 from .place import NAME, Place, flushed, locked, sha256_file, write_json
-from .probe import cores
+from .probe import cores, device, governor, power_mode
+from .tidy import HERE, forget_jobs
 from .trust import Refused, strict_json
 
 FIELDS = {"id", "engines", "threads", "preprocess", "images", "golden", "bench"}
@@ -90,23 +91,30 @@ class Job:
 
 
 def done(place: Place, path: Path, command: str) -> dict[str, Any]:
-    """Do one command of a job, or wait for who does it, or answer from its file."""
+    """Do one command of a job, or wait for who does it, or answer from its file, if the device is as it was."""
     job = Job(place, path)
+    forget_jobs(place, job.folder)
     job.folder.mkdir(parents=True, exist_ok=True)
-    answer = job.folder / f"{command}.json"
+    answer, asked = job.folder / f"{command}.json", {"job": job.content, "on": surroundings()}
     with locked(job.folder / f"{command}.lock", "waiting for the same job"):
         (job.folder / f"{command}.pid").write_text(str(os.getpid()))  # for `stop`
         known = _read(answer)
-        if known is not None and known.get("job") == job.content and _there(place, known):
-            return {**{field: value for field, value in known.items() if field != "job"}, "cached": True}
+        if known is not None and all(known.get(field) == value for field, value in asked.items()) and \
+                _there(place, known) and (_valid(known) or not _older(answer, path)):
+            return {**{field: value for field, value in known.items() if field not in asked}, "cached": True}
         try:
             found = COMMANDS[command](job)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, BadZipFile) as error:
             raise Failed(f"{path}: the job, or a file that it names, is not as expected ({type(error).__name__}: "
                          f"{error})") from None
-        write_json(answer, {**found, "job": job.content})
+        write_json(answer, {**found, **asked})
         flushed(job.folder)
     return {**found, "cached": False}
+
+
+def surroundings() -> dict[str, Any]:
+    """What an answer depends on beside the job: another runtime, GPU, power mode or runner may give another."""
+    return {**device(), "power_mode": power_mode(), "governor": governor(), "runner": HERE.name}
 
 
 def build(job: Job) -> dict[str, Any]:
@@ -242,6 +250,16 @@ def _there(place: Place, answer: Mapping[str, Any]) -> bool:
     files = [answer["file"]] if "file" in answer else [
         os.path.join(one["folder"], one["file"]) for one in answer["engines"].values() if "folder" in one]
     return all((place.root / file).is_file() for file in files)
+
+
+def _valid(answer: Mapping[str, Any]) -> bool:
+    """Whether no latency in it was inconclusive."""
+    return all(one.get("validity", {}).get("verdict") != "inconclusive" for one in answer["engines"].values())
+
+
+def _older(answer: Path, asked: Path) -> bool:
+    """Whether the job was sent anew since: not by the same command after a cut, which does not send it again."""
+    return answer.stat().st_mtime_ns < asked.stat().st_mtime_ns
 
 
 def _read(path: Path) -> dict[str, Any] | None:

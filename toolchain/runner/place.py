@@ -117,9 +117,11 @@ def put(place: Place, digests: Sequence[str]) -> dict[str, Any]:
 
 
 def drop(place: Place, names: Sequence[str]) -> dict[str, Any]:
-    """Remove the folders of jobs and their results."""
+    """Remove the folders of jobs and their results. Raises Failed where one is at work."""
     there = [name for name in names if place.run(name).is_dir()]
     for name in there:
+        if at_work(place.run(name)):
+            raise Failed(f"the job {name} is at work; try again when it is done")
         shutil.rmtree(str(place.run(name)))
     return {"dropped": there}
 
@@ -131,12 +133,32 @@ def locked(path: Path, doing: str) -> Iterator[None]:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(str(path), "a", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _taken(file):
             progress(doing)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def at_work(folder: Path) -> bool:
+    """Whether a process does the job in `folder` now."""
+    return any(held(lock) for lock in folder.glob("*.lock"))
+
+
+def held(lock: Path) -> bool:
+    """Whether a process is at work under this lock."""
+    with open(str(lock), "a", encoding="utf-8") as file:
+        return not _taken(file)
+
+
+def _taken(file: Any) -> bool:
+    """Lock the file, unless another process has."""
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def sha256_file(path: Path) -> str:

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .answers import Failed
-from .place import Place, drop
-from .tidy import held
+from .place import Place, drop, held
 
 PATIENCE_S, AGAIN_S = 3.0, 0.05  # a process has so long to end by itself
 
@@ -26,7 +25,7 @@ def stop(place: Place, names: Sequence[str]) -> dict[str, Any]:
 def _ended(lock: Path) -> bool:
     """Whether there was somebody to end. Whoever waited for the lock gets it then, and is ended next."""
     start, found = time.monotonic(), False
-    while held(lock):
+    while held(lock) or (found and _held_again(lock)):
         found, late = True, time.monotonic() - start
         if late > 2 * PATIENCE_S:
             raise Failed(f"{lock}: the process that works at this job cannot be ended by this user")
@@ -35,3 +34,9 @@ def _ended(lock: Path) -> bool:
                     signal.SIGTERM if late < PATIENCE_S else signal.SIGKILL)
         time.sleep(AGAIN_S)
     return found
+
+
+def _held_again(lock: Path) -> bool:
+    """Whether somebody who waited for the lock has it now."""
+    time.sleep(AGAIN_S)
+    return held(lock)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from .answers import Failed
-from .place import Place
+from .place import Place, at_work
 
 DAY_S = 86_400
+JOBS_STAY_DAYS = 7.0
 HERE = Path(__file__).resolve().parents[1]  # this version of the runner, which is at work
 
 
@@ -21,9 +22,9 @@ def tidy(place: Place, days: float) -> dict[str, Any]:
 
     Returns {"removed": how many, "freed_bytes", "free_bytes": of the disk}. Raises Failed while a job is at work.
     """
-    for lock in place.runs.glob("*/*.lock"):
-        if held(lock):
-            raise Failed(f"the job {lock.parent.name} is at work; try again when it is done")
+    for folder in place.runs.glob("*/"):
+        if at_work(folder):
+            raise Failed(f"the job {folder.name} is at work; try again when it is done")
     old = time.time() - days * DAY_S
     removed, freed = 0, 0
     for path in _candidates(place):
@@ -32,6 +33,17 @@ def tidy(place: Place, days: float) -> dict[str, Any]:
             shutil.rmtree(str(path)) if path.is_dir() else path.unlink()
             removed += 1
     return {"removed": removed, "freed_bytes": freed, "free_bytes": place.free_bytes()}
+
+
+def forget_jobs(place: Place, but: Path) -> None:
+    """Remove jobs, other than the one in the folder `but`, that nobody asked for in a week.
+
+    Who has the results of a build does not remove it: another command may have asked the same, and fetch them still.
+    """
+    old = time.time() - JOBS_STAY_DAYS * DAY_S
+    for folder in place.runs.glob("*/"):
+        if folder.name != but.name and folder.stat().st_mtime <= old and not at_work(folder):
+            shutil.rmtree(str(folder), ignore_errors=True)
 
 
 def size_bytes(path: Path) -> int:
@@ -45,15 +57,3 @@ def size_bytes(path: Path) -> int:
 def _candidates(place: Place) -> Iterator[Path]:
     for folder in (place.store, place.runs, place.root / "code"):
         yield from sorted(folder.iterdir()) if folder.is_dir() else ()
-
-
-def held(lock: Path) -> bool:
-    """Whether a process is at work under this lock."""
-    import fcntl
-
-    with open(str(lock), "a", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
