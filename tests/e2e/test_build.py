@@ -19,7 +19,7 @@ from toolchain.commands_check import run_baseline
 
 ROOT = Path(__file__).parents[2]
 TIMINGS = ("latency_ms", "speedup_vs_fp32", "throughput", "peak_memory_bytes", "validity", "machine_settings",
-           "energy")
+           "energy", "with_transfers_ms", "end_to_end_ms")
 
 
 def report(out: Path) -> dict[str, Any]:
