@@ -127,3 +127,11 @@ def test_a_device_without_a_runtime_for_any_engine_is_told(device: Device, tmp_p
     bare.chmod(0o755)
     assert built(tmp_path, cache, "orin", orin=device.model_copy(update={"python": str(bare)})) == 14
     assert "orin: there is no program" in capsys.readouterr().err
+
+
+def test_two_names_of_one_machine_ask_the_same_there_and_both_get_it(
+    device: Device, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert built(tmp_path, cache, "orin", "twin", orin=device, twin=device) == 0, capsys.readouterr().err
+    devices = json.loads((tmp_path / "run" / "report.json").read_text())["devices"]
+    assert [[engine["sha256"] for engine in one["engines"]] for one in devices] == 2 * [[engine["sha256"] for engine in devices[0]["engines"]]]
