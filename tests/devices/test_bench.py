@@ -2,7 +2,13 @@
 
 import hashlib
 import json
+import os
 import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,7 +94,81 @@ def test_a_runtime_that_the_device_lacks_is_named(bench: Path, device: Device, c
     assert "orin: tensorrt is not installed there (found onnxruntime)" in capsys.readouterr().err
 
 
-def test_a_file_that_cannot_be_opened_there_says_which(bench: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_cannot_be_opened_there_says_which_and_leaves_nothing(
+    bench: Path, device: Device, capsys: pytest.CaptureFixture[str]
+) -> None:
     (bench / "junk.onnx").write_bytes(b"no network")
     assert command("bench", "junk.onnx", "--on", "orin", *QUICK) == 14
     assert re.search(r"orin: junk\.onnx: ONNX Runtime \S+ refuses it", capsys.readouterr().err)
+    assert list((Path(device.folder) / "runs").iterdir()) == []
+
+
+def test_an_engine_of_a_later_onnxruntime_is_timed_there_if_it_opens(bench: Path) -> None:
+    engine(bench / "newer", runtime_version="99.1.0")
+    assert command("bench", "newer", "--on", "orin", *QUICK) == 0
+
+
+def test_of_a_build_what_the_device_cannot_run_is_left_out(bench: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (bench / "run" / "engines").mkdir(parents=True)
+    engine(bench / "run" / "engines" / "fp32.mine")
+    engine(bench / "run" / "engines" / "int8.theirs", runtime="tensorrt", target="sm87", runtime_version="10.3.0")
+    assert command("bench", "run", "--on", "orin", *QUICK, "--json", "out.json") == 0
+    assert "orin: left out: run:int8.theirs: is not for this device: it runs in tensorrt" in capsys.readouterr().err
+    assert [row["name"] for row in json.loads((bench / "out.json").read_text())["rows"]] == ["run:fp32.mine"]
+    shutil.rmtree(bench / "run" / "engines" / "fp32.mine")
+    assert command("bench", "run", "--on", "orin", *QUICK) == 6
+    assert "orin: none of these engines can run there: run:int8.theirs: " in capsys.readouterr().err
+
+
+def test_the_runtime_of_onnx_files_can_be_chosen_and_is_shown(bench: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("bench", "a.onnx", "--on", "orin", "--runtime", "openvino", *QUICK) == 2
+    assert "found 'openvino', but on a device ONNX files are run by onnxruntime or tensorrt" in capsys.readouterr().err
+    assert command("bench", "a.onnx", "--on", "orin", "--runtime", "tensorrt", *QUICK) == 14
+    assert "orin: tensorrt is not installed there (found onnxruntime); mend --runtime" in capsys.readouterr().err
+    assert command("bench", "a.onnx", "--on", "orin", "--runtime", "onnxruntime", *QUICK) == 0
+    told = capsys.readouterr().out
+    assert "runtime" in told.splitlines()[0] and re.search(r"a\.onnx +onnxruntime ", told)
+
+
+def test_more_threads_than_the_device_has_cores_are_refused(bench: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("bench", "a.onnx", "--on", "orin", "--threads", "5000", *QUICK) == 2
+    assert "--threads: found 5000, but orin has " in capsys.readouterr().err
+
+
+def test_several_devices_have_a_table_each_and_one_that_fails_stops_no_other(
+    bench: Path, device: Device, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {name: device.model_dump(exclude_none=True) for name in ("orin", "nano")}
+    (bench / "devices.yaml").write_text(yaml.safe_dump({**known, "gone": {**known["nano"], "python": "/no/python"}}))
+    assert command("bench", "a.onnx", "--on", "orin", "--on", "nano", *QUICK, "--json", "out.json") == 0
+    told = capsys.readouterr().out
+    assert told.count("a.onnx") == 2 and "on orin (" in told and "on nano (" in told
+    assert [one["device"] for one in json.loads((bench / "out.json").read_text())["devices"]] == ["orin", "nano"]
+    assert command("bench", "a.onnx", "--on", "gone", "--on", "orin", *QUICK) == 14
+    shown = capsys.readouterr()
+    assert "on orin (" in shown.out and "1 of 2 devices failed" in shown.err and "gone: there is no program" in shown.err
+
+
+def test_an_interrupted_bench_ends_there_too_and_leaves_nothing(bench: Path, device: Device) -> None:
+    runs = Path(device.folder) / "runs"
+    asked = subprocess.Popen(
+        [sys.executable, "-m", "toolchain", "bench", "a.onnx", "--on", "orin", "--rounds", "100000", "--runs", "1000"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pid = 0
+    for _ in range(6000):
+        if found := [int(told) for path in runs.glob("*/bench.pid") if (told := path.read_text())]:
+            pid = found[0]
+            break
+        assert asked.poll() is None
+        time.sleep(0.01)
+    os.kill(pid, 0)  # it is at work
+    asked.send_signal(signal.SIGINT)
+    _, told = asked.communicate(timeout=60)
+    assert asked.returncode == 130 and "Traceback" not in told
+    assert "orin: its bench is stopped, and nothing of it is left there" in told
+    assert "run the same command again from its start" in told
+    assert list(runs.iterdir()) == []
+    with pytest.raises(ProcessLookupError):
+        for _ in range(6000):  # until its parent has heard of it
+            os.kill(pid, 0)
+            time.sleep(0.01)

@@ -137,7 +137,7 @@ def test_a_file_of_open_size_is_not_timed_at_a_size_that_nobody_asked_for(open_n
 def test_a_file_whose_weights_lie_beside_it_is_not_sent_to_a_device_and_the_command_told_makes_one_file(open_net, tmp_path):
     (tmp_path / "devices.yaml").write_text("orin: {host: 192.0.2.1}\n")
     with pytest.raises(RecipeError, match="keeps weights in open.weights, .*make one of it: ") as told:
-        run_bench([str(open_net)], size=16, on="orin", devices=tmp_path / "devices.yaml")
+        run_bench([str(open_net)], size=16, on=["orin"], devices=tmp_path / "devices.yaml")
     command = shlex.split(str(told.value).partition("make one of it: ")[2])
     subprocess.run([sys.executable, *command[1:]], check=True)
     (tmp_path / "open.weights").unlink()

@@ -16,11 +16,12 @@ def bench(
     files: Annotated[list[str], typer.Argument(
         metavar="FILE...", help="Build folder (all its engines), DIR:ENGINE (its name, or int8 if one int8 engine "
                               "runs here), an engine's folder, or an .onnx file.")],
-    on: Annotated[str | None, typer.Option(
-        "--on", metavar="DEVICE", help="Time them there: a device of devices.yaml.")] = None,
-    runtime: Annotated[str, typer.Option(
-        "--runtime", metavar="NAMES", help="What runs .onnx files here: onnxruntime, openvino, or both with a comma.")
-    ] = "onnxruntime",
+    on: Annotated[list[str] | None, typer.Option(
+        "--on", metavar="DEVICE", help="Time them there: a device of devices.yaml; may stand several times.")] = None,
+    runtime: Annotated[str | None, typer.Option(
+        "--runtime", metavar="NAMES", help="What runs .onnx files: here onnxruntime, openvino, or both with a comma  "
+        "\\[default: onnxruntime]; on a device onnxruntime, tensorrt, or both  \\[default: as devices.yaml says, else "
+        "TensorRT where it is]")] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images of one run.")] = 1,
     threads: Annotated[int | None, typer.Option(
         "--threads", min=1, help="CPU threads  \\[default: the physical cores]")] = None,
@@ -51,6 +52,6 @@ def bench(
     """
     from toolchain.commands_bench import run_bench
 
-    runtimes = [name.strip() for name in runtime.split(",")]
+    runtimes = [name.strip() for name in runtime.split(",")] if runtime is not None else None
     run_bench(files, runtimes, batch=batch, threads=threads, warmup=warmup, rounds=rounds, runs=runs,
-              attempts=attempts, size=size, json_file=json_, on=on, devices=devices)
+              attempts=attempts, size=size, json_file=json_, on=on or (), devices=devices)

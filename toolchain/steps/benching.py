@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -26,11 +26,14 @@ ENGINES = "engines"
 
 @dataclass(frozen=True)
 class Entry:
-    """One file to time. name: what tables call it. path: an engine's folder, or an ONNX file that `runtime` runs."""
+    """One file to time. name: what tables call it. path: an engine's folder, or an ONNX file that `runtime` runs.
+    optional: one of a whole build, which is left out where it cannot run.
+    """
 
     name: str
     path: Path
     runtime: str
+    optional: bool = False
 
     @property
     def sha256(self) -> str:
@@ -126,6 +129,7 @@ def _all_engines(build: Path, here: bool) -> list[Entry]:
     if not found:
         kind = MissingPackage if errors and all(isinstance(e, MissingPackage) for e in errors) else EngineError
         raise kind(f"{build}: none of its engines can run here: {'; '.join(map(str, errors)) or 'it has none'}")
+    found = [replace(entry, optional=True) for entry in found]
     return sorted(found, key=lambda entry: ":fp32." not in entry.name)  # the others are compared with the first
 
 
