@@ -10,15 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from toolchain.devices.remote import ask, job, needs, ready, send, with_id
+from toolchain.devices.fit import hindrance
+from toolchain.devices.remote import job, needs, ready, send, with_id
 from toolchain.devices.transport import Link
 from toolchain.engines.record import EngineRecord
 from toolchain.errors import DeviceError, EngineError
 from toolchain.files import sha256_file
 from toolchain.measure.latency import speedup
-from toolchain.runner.contents import fitting
 from toolchain.runner.rounds import summary
-from toolchain.runner.trust import Refused
 
 TENSORRT = ("tensorrt", "tensorrt_rtx")  # whose ONNX files the device's TensorRT builds its own engine from
 
@@ -50,7 +49,8 @@ async def build(link: Link, asked: Sequence[Portable], on: Judged, folder: Path)
     """What report.DeviceResult says of the device. Engines, engine.json, predictions.npz and latency.npz are left in
     `folder`. Raises EngineError (none is for this device), DeviceError.
 
-    The same command goes on after a cut, and answers at once what is finished there.
+    The same command goes on after a cut, and answers at once what is finished there. What it left there stays for a
+    while: another command may have asked the same, and fetch it still.
     """
     facts = await ready(link)
     needs(facts, link)
@@ -94,7 +94,6 @@ async def build(link: Link, asked: Sequence[Portable], on: Judged, folder: Path)
             "with_transfers_ms": timed["engines"][name]["with_transfers"],
             "end_to_end_ms": timed["engines"][name]["end_to_end"], "energy": timed["engines"][name]["energy"],
             "validity": timed["engines"][name]["validity"], "speedup_vs_fp32": _speedup(name, samples, on.how["seed"])})
-    await ask(link, "drop", content["id"])
     machine = (facts["gpu"] or {}).get("name") or facts["cpu"]
     return {"name": link.name, "machine": machine, "batch": timed["batch"], "threads": timed["threads"],
             "engines": engines, "left_out": left_out, "machine_settings": timed["conditions"]["after"],
@@ -111,7 +110,7 @@ def _own(asked: Sequence[Portable], facts: Mapping[str, Any]
         runtime, target = record.runtime, record.target
         if runtime in TENSORRT and "tensorrt" in facts["runtimes"] and facts["sm"]:
             runtime, target = "tensorrt", "local_gpu"
-        elif why := _hindrance(record, facts):
+        elif why := hindrance(record, facts):
             left_out[record.name] = why
             continue
         name = f"{record.precision}.{runtime}.{target}"
@@ -123,16 +122,6 @@ def _own(asked: Sequence[Portable], facts: Mapping[str, Any]
             "target": target, "onnx": record.onnx_sha256, "batch": record.profile if runtime == "tensorrt" else None,
             "workspace_mb": None, "sparse": bool(record.sparse), "weight_bytes": record.weight_bytes}
     return found, left_out
-
-
-def _hindrance(record: EngineRecord, facts: Mapping[str, Any]) -> str | None:
-    fields = ("name", "precision", "runtime", "runtime_version", "target", "device")
-    described = {**{field: getattr(record, field) for field in fields}, "file": "file"}
-    try:
-        fitting({"engine": described, "files": {"file": {}}}, facts)
-    except Refused as told:
-        return str(told).removeprefix(f"{record.name} is not for this device: ")
-    return None
 
 
 async def _bring(link: Link, told: Mapping[str, Any], folder: Path) -> None:
