@@ -141,7 +141,7 @@ def _fitting(manifest: dict, device: str, otherwise: str) -> str:
     try:
         return fitting(manifest, facts(device))
     except Refused as told:
-        raise BundleRefused(f"{told}; {otherwise}") from None
+        raise BundleRefused(f"{told}" if "--portable" in str(told) else f"{told}; {otherwise}") from None
 
 
 def _folder(keys: Path | None) -> Path:

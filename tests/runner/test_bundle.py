@@ -223,6 +223,16 @@ def test_an_engine_is_refused_by_a_device_it_was_not_built_for(manifest: dict, d
         fitting(manifest, device)
 
 
+def test_what_mends_another_version_is_told() -> None:
+    with pytest.raises(Refused) as told:
+        fitting(engine("onnxruntime", "1.32.0", "cpu_x86"), PC)
+    assert str(told.value).endswith("the device has 1.31.1 (install onnxruntime 1.32.0 there); ship an engine built for it, "
+                                    "or with --portable the ONNX file that it builds its own from")
+    with pytest.raises(Refused) as told:  # it can make none
+        fitting(engine("tensorrt", "10.13.3", "sm87"), {**ORIN, "sm": None, "runtimes": {"tensorrt": "10.3.0"}})
+    assert "--portable" not in str(told.value)
+
+
 def test_a_device_builds_its_own_engine_where_the_onnx_file_came_along() -> None:
     assert fitting(engine("tensorrt_rtx", "1.7.1", "sm89", portable=True), ORIN) == "portable"
     with pytest.raises(Refused, match="the device has no runtime"):

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from toolchain.engines.record import EngineRecord
-from toolchain.runner.contents import fitting
-from toolchain.runner.trust import Refused
+from toolchain.runner import contents
 
 
 def hindrance(record: EngineRecord, facts: Mapping[str, Any]) -> str | None:
@@ -16,11 +15,7 @@ def hindrance(record: EngineRecord, facts: Mapping[str, Any]) -> str | None:
     An engine of ONNX Runtime is an ONNX file, which other versions may open as well: opening it decides, there.
     """
     fields = ("name", "precision", "runtime", "runtime_version", "target", "device")
-    described = {**{field: getattr(record, field) for field in fields}, "file": "file"}
+    described = {field: getattr(record, field) for field in fields}
     if record.runtime == "onnxruntime":
         described["runtime_version"] = facts["runtimes"].get(record.runtime, record.runtime_version)
-    try:
-        fitting({"engine": described, "files": {"file": {}}}, facts)
-    except Refused as told:
-        return str(told).removeprefix(f"{record.name} is not for this device: ")
-    return None
+    return contents.hindrance(described, facts)

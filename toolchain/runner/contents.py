@@ -89,17 +89,20 @@ def fitting(manifest: Mapping[str, Any], device: Mapping[str, Any]) -> str:
     device: {"machine": "aarch64", "sm": 87 or None, "runtimes": {"tensorrt": "10.3.0"}}.
     """
     engine = manifest["engine"]
-    hindrance = _hindrance(engine, device)
-    if hindrance is None and engine["file"] in manifest["files"]:
+    why = hindrance(engine, device)
+    if why is None and engine["file"] in manifest["files"]:
         return "engine"
     if PORTABLE in manifest["files"] and makers(engine, device):
         return "portable"
     more = ""
-    if PORTABLE in manifest["files"]:
+    if PORTABLE not in manifest["files"]:
+        if makers(engine, device):
+            more = "; ship an engine built for it, or with --portable the ONNX file that it builds its own from"
+    else:
         has = ", ".join(f"{name} {version}" for name, version in device["runtimes"].items()) or "no runtime"
         more = (f"; nor can an engine be made of its ONNX file there, which {engine['runtime']} is to run: "
                 f"the device has {has}" + ("" if device["sm"] else " and no NVIDIA GPU"))
-    raise Refused(f"{engine['name']} is not for this device: {hindrance or 'its file is not in the bundle'}{more}")
+    raise Refused(f"{engine['name']} is not for this device: {why or 'its file is not in the bundle'}{more}")
 
 
 def makers(engine: Mapping[str, Any], device: Mapping[str, Any]) -> list[str]:
@@ -113,7 +116,8 @@ def makers(engine: Mapping[str, Any], device: Mapping[str, Any]) -> list[str]:
     return sorted(found, key=lambda name: name != engine["runtime"])
 
 
-def _hindrance(engine: Mapping[str, str], device: Mapping[str, Any]) -> str | None:
+def hindrance(engine: Mapping[str, Any], device: Mapping[str, Any]) -> str | None:
+    """Why the device cannot run the engine itself; None: it can, as far as their versions and names tell."""
     runtime, target = engine["runtime"], engine["target"]
     here = device["runtimes"].get(runtime)
     if here is None:
@@ -129,7 +133,8 @@ def _hindrance(engine: Mapping[str, str], device: Mapping[str, Any]) -> str | No
     if runtime in EXACT and built[:3] != found[:3]:
         return f"it was built by {runtime} {engine['runtime_version']} and opens in no other, the device has {here}"
     if built[:1] != found[:1] or found[:2] < built[:2]:
-        return f"it was made for {runtime} {engine['runtime_version']}, the device has {here}"
+        version = engine["runtime_version"]
+        return f"it was made for {runtime} {version}, the device has {here} (install {runtime} {version} there)"
     return None
 
 
