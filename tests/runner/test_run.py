@@ -99,6 +99,13 @@ def test_it_starts_from_its_place_in_the_sources_too(python: str) -> None:
     assert done.returncode == 0 and "install" in done.stdout, done.stderr
 
 
+def test_its_help_names_images_and_commands_and_so_does_a_bare_call(python: str, pushed: Path) -> None:
+    told = run(python, pushed, "--help").stdout
+    assert all(word in told for word in ("IMAGE...", "--top", "--json", "--slot", "install", "keys"))
+    bare = run(python, pushed)
+    assert bare.returncode == 2 and "expected images, or a command: probe, " in bare.stderr
+
+
 def test_a_job_goes_on_when_nobody_listens(python: str, pushed: Path, tmp_path: Path) -> None:
     folder = tmp_path / "device"
     engine = engine_of_job("one", file=stored(folder, color_net()))

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from color_bundle import BEST, NAME, TARGET, color_bundle, pictures, trusting, unpacked
 
-from toolchain.runner import commands, slots
+from toolchain.runner import commands
 from toolchain.runner.place import Place
 from toolchain.runner.trust import key_text
+from toolchain.runner.unpacked import own_engine
 
 
 def call(capsys: pytest.CaptureFixture[str], folder: Path, *words: object) -> tuple[int, dict, str]:
@@ -170,7 +171,7 @@ BATCH = {"min": 1, "opt": 8, "max": 16}
 ])
 def test_a_device_makes_the_engine_that_it_can_run(runtime: str, target: str, here: dict, name: str, batch: dict | None) -> None:
     engine = {"precision": "int8", "compute": "int8", "runtime": runtime, "target": target, "profile": BATCH}
-    found = slots._own({"engine": engine}, here)
+    found = own_engine({"engine": engine}, here)
     assert (found["name"], found["batch"]) == (name, batch)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import re
 import struct
 import zlib
@@ -195,7 +196,8 @@ def _signer(manifest: bytes, signature: bytes, trusted: Mapping[str, Key], today
         raise Refused(f"{where}: the signature of {key.name} ({key.key_id}) does not hold: manifest or signature were "
                       "altered")
     if today > key.expires:
-        raise Refused(f"{where}: the key {key.name} ({key.key_id}) that signed it expired on {key.expires}")
+        raise Refused(f"{where}: the key {key.name} ({key.key_id}) that signed it expired on {key.expires}, and the "
+                      f"clock of {platform.node() or 'this machine'} says {today}")
     return key
 
 

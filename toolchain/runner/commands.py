@@ -71,21 +71,30 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     if first is not None and first not in COMMANDS:
         parser = argparse.ArgumentParser("run.py", parents=[folder], description="The labels of images.")
         parser.add_argument("images", nargs="+", metavar="IMAGE")
-        parser.add_argument("--top", type=_count, default=5, help="how many labels")
-        parser.add_argument("--slot", choices=SLOTS)
-        parser.add_argument("--json", action="store_true")
+        _of_labels(parser)
         parser.set_defaults(does=_label)
         return parser
-    parser = argparse.ArgumentParser("run.py", parents=[folder], description=(
-        "What a device runs: python3 run.py IMAGE... gives labels; commands answer in JSON."))
-    several = parser.add_subparsers(dest="command", metavar="COMMAND")
-    several.required = True
+    parser = argparse.ArgumentParser(
+        "run.py", parents=[folder], usage="run.py [--folder FOLDER] IMAGE... [--top TOP] [--slot {A,B}] [--json]\n"
+        "       run.py [--folder FOLDER] COMMAND ...", description="What a device runs.")
+    if first is None and not {"-h", "--help"} & set(words):
+        parser.error(f"expected images, or a command: {', '.join(COMMANDS)}")
+    if first is None:  # to be shown
+        _of_labels(parser.add_argument_group("IMAGE...", "labels of images, for people"))
+    several = parser.add_subparsers(title="COMMAND", description="answers in JSON", dest="command", metavar="COMMAND",
+                                    prog="run.py")
     for name, (does, told, arguments) in COMMANDS.items():
         one = several.add_parser(name, parents=[folder], help=told, description=told)
         for flags, options in arguments:
             one.add_argument(*flags, **options)
         one.set_defaults(does=does)
     return parser
+
+
+def _of_labels(parser: Any) -> None:
+    parser.add_argument("--top", type=_count, default=5, help="how many labels, default 5")
+    parser.add_argument("--slot", choices=SLOTS, help="default: the one in use")
+    parser.add_argument("--json", action="store_true", help="labels as JSON")
 
 
 def _first(words: Sequence[str]) -> str | None:
@@ -115,6 +124,12 @@ def _tidy(place: Place, asked: Any) -> dict[str, Any]:
     from .tidy import tidy
 
     return tidy(place, asked.days)
+
+
+def _keys(place: Place, asked: Any) -> dict[str, Any]:
+    from .keys import keys
+
+    return keys(place, asked.remove)
 
 
 def _stop(place: Place, asked: Any) -> dict[str, Any]:
@@ -163,7 +178,8 @@ def _status(place: Place, asked: Any) -> dict[str, Any]:
 
 def _golden(place: Place, asked: Any) -> dict[str, Any]:
     from .probe import need_numpy
-    from .slots import engine_of, folder_in_use, replay
+    from .slots import folder_in_use
+    from .unpacked import engine_of, replay
 
     need_numpy()
     if asked.job is not None:
@@ -213,6 +229,8 @@ COMMANDS: dict[str, tuple[Callable[[Place, Any], Any], str, list[Any]]] = {
     "stop": (_stop, "end jobs that are at work, and remove them", [(("ids",), {"nargs": "+"})]),
     "tidy": (_tidy, "remove what no command asked for in a while; slots stay",
              [(("--days",), {"type": _days, "default": 30.0})]),
+    "keys": (_keys, "whom this device trusts",
+             [(("--remove",), {"nargs": "+", "default": [], "metavar": "KEY", "help": "id, name or file"})]),
     "verify": (_verify, "check a bundle", BUNDLE),
     "install": (_install, "verify a bundle, try it, and use it",
                 [*BUNDLE, (("--slot",), {"choices": ("auto", *SLOTS), "default": "auto"})]),

@@ -11,7 +11,7 @@ import numpy as np
 from .contents import CLASSES, PREPROCESS
 from .images import decoded, geometry, normalize
 from .opened import open_engine
-from .slots import checked_json, engine_of
+from .unpacked import checked_json, engine_of
 
 
 def labels(folder: Path, files: Sequence[Path], top: int) -> list[dict[str, Any]]:

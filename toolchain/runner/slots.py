@@ -14,14 +14,13 @@ from typing import Any
 
 from .answers import Failed, progress
 from .bundle import MANIFEST, Bundle, open_bundle
-from .contents import GOLDEN, GOLDEN_IMAGES, GOLDEN_LOGITS, MACHINES, PORTABLE, PREPROCESS, fitting, makers
-from .making import RECORD, make_engine
-from .place import DIGEST, SLOTS, Place, flushed, locked, sha256_file, write_json
+from .contents import PORTABLE, fitting
+from .making import make_engine
+from .place import DIGEST, SLOTS, Place, flushed, locked, write_json
 from .probe import device, need_numpy
-from .trust import Refused, strict_json, trusted_keys
+from .trust import Refused, trusted_keys
+from .unpacked import BUILT, INSTALLED, SHOWN, installed, own_engine, replay, whole
 
-INSTALLED, BUILT = "installed.json", "built"
-SHOWN = ("bundle", "engine", "runtime", "takes", "manifest_sha256", "limits_not_held")  # of installed.json
 WAITING = "waiting for another bundle to be installed"
 
 
@@ -31,24 +30,41 @@ def verify(place: Place, name: str, keys: Path | None) -> tuple[Bundle, str]:
     Raises Refused.
     """
     path = place.blob(name) if DIGEST.fullmatch(name) else Path(os.path.expanduser(name))
-    bundle = open_bundle(path, trusted_keys(Path(os.path.expanduser(str(keys))) if keys else place.keys))
+    folder = Path(os.path.expanduser(str(keys))) if keys else place.keys
+    try:
+        trusted = trusted_keys(folder)
+    except Refused as told:
+        raise Refused(f"{told}; while that file lies on this device no bundle is accepted: delete it") from None
+    try:
+        bundle = open_bundle(path, trusted)
+    except Refused as told:
+        hint = f"; to trust a key, put its .pub file into {folder}" if "not trusted here" in str(told) else ""
+        raise Refused(f"{told}{hint}") from None
     return bundle, fitting(bundle.manifest, device())
 
 
 def install(place: Place, name: str, slot: str | None, keys: Path | None) -> dict[str, Any]:
-    """Verify, unpack, replay, switch. slot: None takes the one that is not in use. Raises Refused, Failed."""
+    """Verify, unpack, replay, switch. slot: None takes the one that is not in use. Raises Refused, Failed.
+
+    Where the bundle is in use already it has to be whole there and to give its golden answers still; one that does not
+    is installed once more, into the other slot, and "damaged" says why.
+    """
     need_numpy()
     bundle, takes = verify(place, name, keys)
     with locked(place.root / "lock", WAITING):
         before = place.current()
-        digest = bundle.manifest_sha256
-        known = installed(place.slots / before) if before else None
-        if before and known and known["manifest_sha256"] == digest and slot in (None, before):
-            return {**_shown(known), "slot": before, "before": before, "golden": replay(place.slots / before),
-                    "cached": True}
+        known, damaged = installed(place.slots / before) if before else None, None
+        if before and known and known["manifest_sha256"] == bundle.manifest_sha256 and slot in (None, before):
+            try:
+                golden = _proven(place.slots / before, known)
+                return {**_shown(known), "slot": before, "before": before, "golden": golden, "cached": True,
+                        "damaged": None}
+            except Failed as told:
+                damaged = str(told)
         if slot is not None and slot == before:
-            raise Failed(f"slot {slot} is in use; install into slot {_other(slot)}, or let the runner choose")
-        chosen = slot or _other(before)
+            raise Failed(f"slot {slot} is in use{f', and damaged ({damaged})' if damaged else ''}; install into slot "
+                         f"{_other(slot)}, or let the runner choose")
+        chosen = slot or _free(place, before)
         part = place.slots / f".{chosen}.part"
         shutil.rmtree(str(part), ignore_errors=True)
         part.mkdir(parents=True)
@@ -60,47 +76,44 @@ def install(place: Place, name: str, slot: str | None, keys: Path | None) -> dic
             write_json(part / INSTALLED, facts)
             os.sync()  # a power cut after the switch must not find files that were never written
             _take(part, place.slots / chosen)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(str(part), ignore_errors=True)
+            if damaged and isinstance(error, Failed):
+                raise Failed(f"{error}; slot {before} has the same bundle in use, which is no better there") from None
             raise
         place.switch(chosen)
-    return {**_shown(facts), "slot": chosen, "before": before, "golden": facts["golden"], "cached": False}
+    return {**_shown(facts), "slot": chosen, "before": before, "golden": facts["golden"], "cached": False,
+            "damaged": damaged}
 
 
 def rollback(place: Place, to: str | None) -> dict[str, Any]:
     """Switch to the other slot, if its bundle still gives its golden answers. Raises Failed.
 
-    to: the slot to be in use afterwards, so that it may be said twice.
+    to: the slot to be in use afterwards, so that it may be said twice. Where none is in use, since `current` or its
+    slot was lost, any that has a bundle will do.
     """
     need_numpy()
     with locked(place.root / "lock", WAITING):
         before = place.current()
-        if before is None:
+        full = [slot for slot in SLOTS if installed(place.slots / slot)]
+        if before is None and not full:
             raise Failed(f"{place.link}: no bundle is in use on this device; install one first")
-        chosen = to or _other(before)
+        chosen = to or (_other(before) if before else full[0])
         facts = installed(place.slots / chosen)
         if facts is None:
             raise Failed(f"slot {chosen} is empty; there is nothing to go back to")
-        golden = _held(replay(place.slots / chosen), facts["engine"])
+        golden = _proven(place.slots / chosen, facts)
         if chosen != before:
             place.switch(chosen)
     return {**_shown(facts), "slot": chosen, "before": before, "golden": golden, "cached": chosen == before}
 
 
 def status(place: Place) -> dict[str, Any]:
-    """What lies in the slots, and which one is in use."""
+    """What lies in the slots, which one is in use, and how files of a bundle are not as they were installed."""
     slots = {slot: installed(place.slots / slot) for slot in SLOTS}
-    return {"current": place.current(), "free_bytes": place.free_bytes(),
-            "slots": {slot: facts and {**_shown(facts), "golden": facts["golden"]} for slot, facts in slots.items()}}
-
-
-def installed(folder: Path) -> dict[str, Any] | None:
-    """installed.json of a slot; None where the slot is empty."""
-    try:
-        facts = strict_json((folder / INSTALLED).read_bytes(), str(folder / INSTALLED))
-    except (OSError, Refused):
-        return None
-    return facts if {*SHOWN, "golden"} <= set(facts) else None
+    return {"current": place.current(), "free_bytes": place.free_bytes(), "slots": {
+        slot: facts and {**_shown(facts), "golden": facts["golden"], "damaged": _damage(place.slots / slot)}
+        for slot, facts in slots.items()}}
 
 
 def folder_in_use(place: Place, slot: str | None, beside: Path | None = None) -> Path:
@@ -115,72 +128,12 @@ def folder_in_use(place: Place, slot: str | None, beside: Path | None = None) ->
     return place.slots / chosen
 
 
-def engine_of(folder: Path) -> tuple[dict[str, Any], Path]:
-    """{"name", "runtime", "target", …} and the file of the engine to run, whose digest is what it was.
-
-    folder: of a slot, or a bundle that somebody unpacked. Raises Failed.
-    """
-    manifest, facts = manifest_of(folder), installed(folder)
-    record = manifest["engine"]
-    takes = facts["takes"] if facts else fitting(manifest, device())
-    if takes == "portable":
-        record = _json(folder / BUILT, RECORD) if facts else _own(manifest, device())
-        path = folder / BUILT / record["engine"] if facts else folder / PORTABLE
-        expected = record["sha256"] if facts else manifest["files"][PORTABLE]["sha256"]
-        if not facts and record["runtime"] == "tensorrt":
-            raise Failed(f"{folder}: its engine has to be built on this device; install the bundle first: "
-                         "run.py install BUNDLE")
-    else:
-        path, expected = folder / record["file"], manifest["files"][record["file"]]["sha256"]
-    if not path.is_file() or sha256_file(path) != expected:
-        raise Failed(f"{path}: is not the engine that was installed; it was altered: install the bundle again")
-    return record, path
-
-
-def replay(folder: Path) -> dict[str, Any]:
-    """Golden answers once more, from the engine in `folder`: see `opened.replayed`. Raises Failed.
-
-    Where a bundle has none the engine is opened and run once, and "images" is 0.
-    """
-    import numpy as np
-
-    from .images import normalize
-    from .opened import open_engine, replayed
-
-    engine, path = engine_of(folder)
-    preprocess = checked_json(folder, PREPROCESS)
-    with open_engine(engine, path, threads=1) as opened:
-        if not (folder / GOLDEN).is_file():
-            opened.infer(opened.noise(1, 0, preprocess["image_size"]))
-            return {"images": 0, "distance": None, "tolerance": None, "same_answers": None, "held": True}
-        facts, size = checked_json(folder, GOLDEN), preprocess["image_size"]
-        images = np.frombuffer(checked_bytes(folder, GOLDEN_IMAGES), np.uint8).reshape(-1, size, size, 3)
-        expected = np.frombuffer(checked_bytes(folder, GOLDEN_LOGITS), "<f4").reshape(len(images), -1)
-        return replayed(opened.infer(normalize(images, preprocess)), expected, float(facts["tolerance"]))
-
-
-def manifest_of(folder: Path) -> dict[str, Any]:
-    """manifest.json of an unpacked bundle; in a slot, the one that was verified. Raises Failed."""
-    facts = installed(folder)
-    if facts and sha256_file(folder / MANIFEST) != facts["manifest_sha256"]:
-        raise Failed(f"{folder / MANIFEST}: is not what was installed; it was altered: install the bundle again")
-    return _json(folder, MANIFEST)
-
-
-def checked_bytes(folder: Path, name: str) -> bytes:
-    """A file of an unpacked bundle, as it was signed. Raises Failed."""
-    listed = manifest_of(folder)["files"].get(name)
+def _damage(folder: Path) -> str | None:
     try:
-        if listed is None or sha256_file(folder / name) != listed["sha256"]:
-            raise Failed(f"{folder / name}: is not what was installed; it was altered: install the bundle again")
-        return (folder / name).read_bytes()
-    except OSError as error:
-        raise Failed(f"{folder / name}: cannot be read ({error.strerror}); install the bundle again") from None
-
-
-def checked_json(folder: Path, name: str) -> dict[str, Any]:
-    """A JSON file of an unpacked bundle, as it was signed. Raises Failed."""
-    return strict_json(checked_bytes(folder, name), str(folder / name))
+        whole(folder)
+    except Failed as told:
+        return str(told)
+    return None
 
 
 def _unpacked(place: Place, bundle: Bundle, takes: str, folder: Path) -> dict[str, Any]:
@@ -190,22 +143,17 @@ def _unpacked(place: Place, bundle: Bundle, takes: str, folder: Path) -> dict[st
         bundle.copy(name, folder / name)
     engine = bundle.manifest["engine"]
     if takes == "portable":
-        engine = _own(bundle.manifest, device())
+        engine = own_engine(bundle.manifest, device())
         make_engine(place, engine, folder / PORTABLE, folder / BUILT)
     return {"bundle": bundle.manifest["name"], "engine": engine["name"], "runtime": engine["runtime"],
             "takes": takes, "manifest_sha256": bundle.manifest_sha256, "key_id": bundle.key.key_id,
             "limits_not_held": bundle.manifest["limits_not_held"], "golden": None}
 
 
-def _own(manifest: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
-    """What engine this device makes of the portable file: of the same runtime where it has that."""
-    engine = manifest["engine"]
-    kind = makers(engine, here)[0]  # `fitting` has found that there is one
-    cpu = next((target for target, names in MACHINES.items() if str(here["machine"]).lower() in names), "cpu_x86")
-    target = "local_gpu" if kind == "tensorrt" else engine["target"] if engine["target"] == "cuda" else cpu
-    return {"name": f"{engine['precision']}.{kind}.{target}", "precision": engine["precision"],
-            "compute": engine.get("compute"), "runtime": kind, "target": target,
-            "batch": engine.get("profile") if kind == "tensorrt" else None, "engine": PORTABLE}
+def _proven(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The golden answers of a slot that is whole and gives them. Raises Failed."""
+    whole(folder)
+    return _held(replay(folder), facts["engine"])
 
 
 def _held(golden: dict[str, Any], engine: str) -> dict[str, Any]:
@@ -232,12 +180,13 @@ def _shown(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {field: facts[field] for field in SHOWN}
 
 
-def _other(slot: str | None) -> str:
+def _other(slot: str) -> str:
     return SLOTS[1] if slot == SLOTS[0] else SLOTS[0]
 
 
-def _json(folder: Path, name: str) -> dict[str, Any]:
-    try:
-        return strict_json((folder / name).read_bytes(), str(folder / name))
-    except (OSError, Refused) as error:
-        raise Failed(f"{folder / name}: cannot be read ({error}); install the bundle again") from None
+def _free(place: Place, in_use: str | None) -> str:
+    """Where to install: not into the slot in use; where none is, into an empty one, or that of the earlier bundle."""
+    def since(slot: str) -> float:
+        return (place.slots / slot / INSTALLED).stat().st_mtime if installed(place.slots / slot) else 0
+
+    return _other(in_use) if in_use else min(SLOTS, key=since)

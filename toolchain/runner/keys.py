@@ -1,0 +1,35 @@
+"""Whom this device trusts: what lies in its folder of keys, and what is taken out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from .place import Place, flushed
+from .trust import PUBLIC, Refused, read_key
+
+
+def keys(place: Place, gone: Sequence[str] = ()) -> dict[str, Any]:
+    """{"keys": [{"file", "key_id", "name", "expires", "expired", "wrong"}], "removed": [the same]}.
+
+    gone: keys, by id, name or file, that are trusted no longer: all their files go. wrong: why a file is no key.
+    """
+    found = [_told(path) for path in sorted(place.keys.glob(f"*{PUBLIC}"))]
+    removed = [one for one in found if {one["file"], one["key_id"], one["name"]} & set(gone)]
+    for one in removed:
+        (place.keys / one["file"]).unlink()
+    if removed:
+        flushed(place.keys)
+    return {"keys": [one for one in found if one not in removed], "removed": removed}
+
+
+def _told(path: Path) -> dict[str, Any]:
+    blank = {"file": path.name, "key_id": None, "name": None, "expires": None, "expired": None, "wrong": None}
+    try:
+        key = read_key(path)
+    except Refused as told:
+        return {**blank, "wrong": str(told)}
+    return {**blank, "key_id": key.key_id, "name": key.name, "expires": key.expires.isoformat(),
+            "expired": date.today() > key.expires}
