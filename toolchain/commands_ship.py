@@ -24,11 +24,13 @@ VALID_DAYS = 365
 def run_ship(
     run: Path, engine: str, device: str | None = None, portable: bool = False, anyway: bool = False,
     key: str | None = None, keys: Path | None = None, passphrase_file: Path | None = None, out: Path | None = None,
+    devices: Path | None = None,
 ) -> int:
     """Pack and sign one engine of the build in `run`. Returns 0.
 
-    device: `here`, or what it has; None: any. out: default RUN/<recipe>.<engine>.bundle. Raises as `gathered` and
-    `chosen` do, and BundleRefused where the engine does not fit the device.
+    device: `here`, a device of the file `devices` (None: the usual one), or what it has; None: any. out: default
+    RUN/<recipe>.<engine>.bundle. Raises as `gathered` and `chosen` do, BundleRefused where the engine does not fit the
+    device, DeviceError where that cannot be asked.
     """
     from toolchain.ship.gather import gathered
     from toolchain.ship.keys import chosen, locked, open_private
@@ -38,7 +40,7 @@ def run_ship(
     signer = chosen(folder, key)
     content, files = gathered(run, engine, portable, anyway)
     if device is not None:
-        _fitting({**content, "files": files}, device,
+        _fitting({**content, "files": files}, device, devices,
                  "ship an engine built for it, or with --portable the ONNX file that it builds its own from")
         content["to"] = device
     words = _passphrase(passphrase_file, ask=locked(folder, signer), repeat=False)
@@ -51,10 +53,13 @@ def run_ship(
     return 0
 
 
-def run_verify(path: Path, device: str | None = None, keys: Path | None = None, as_json: bool = False) -> int:
-    """Check the bundle in `path`, and whether it fits `device` (`here`, or what it has). Returns 0.
+def run_verify(
+    path: Path, device: str | None = None, keys: Path | None = None, as_json: bool = False, devices: Path | None = None,
+) -> int:
+    """Check the bundle in `path`, and whether it fits `device` (`here`, one of the file `devices`, or what it has).
+    Returns 0.
 
-    Raises BundleRefused with the first thing that does not hold, RecipeError where there is no such file.
+    Raises BundleRefused with the first thing that does not hold, RecipeError where there is no such file, DeviceError.
     """
     from toolchain.ship.keys import TRUSTED, believed
 
@@ -65,7 +70,8 @@ def run_verify(path: Path, device: str | None = None, keys: Path | None = None, 
     except Refused as told:
         hint = f" (in {folder / TRUSTED}; toolchain keys trust FILE)" if "not trusted here" in str(told) else ""
         raise BundleRefused(f"{told}{hint}") from None
-    takes = _fitting(bundle.manifest, device, "ship the engine that was built for it") if device is not None else None
+    otherwise = "ship the engine that was built for it"
+    takes = _fitting(bundle.manifest, device, devices, otherwise) if device is not None else None
     if as_json:
         print(json.dumps(bundle.manifest, indent=1, sort_keys=True))
         return 0
@@ -135,11 +141,11 @@ def _show(bundle: Bundle, takes: str | None, device: str | None) -> None:
         print(f"{device}: " + ("takes the engine" if takes == "engine" else "builds its own engine from the ONNX file"))
 
 
-def _fitting(manifest: dict, device: str, otherwise: str) -> str:
+def _fitting(manifest: dict, device: str, devices: Path | None, otherwise: str) -> str:
     from toolchain.ship.device import facts
 
     try:
-        return fitting(manifest, facts(device))
+        return fitting(manifest, facts(device, devices))
     except Refused as told:
         raise BundleRefused(f"{told}" if "--portable" in str(told) else f"{told}; {otherwise}") from None
 

@@ -7,8 +7,16 @@ from typing import Annotated
 
 import typer
 
-from toolchain.cli.devices import FileOption
-from toolchain.cli.options import CacheOption, ImportOption, OutOption, RecipeArgument, RootOption, SetOption, app
+from toolchain.cli.options import (
+    CacheOption,
+    FileOption,
+    ImportOption,
+    OutOption,
+    RecipeArgument,
+    RootOption,
+    SetOption,
+    app,
+)
 
 
 @app.command(rich_help_panel="Build")

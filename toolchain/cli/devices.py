@@ -7,15 +7,12 @@ from typing import Annotated
 
 import typer
 
-from toolchain.cli.options import app
+from toolchain.cli.options import FileOption, app
 from toolchain.cli.shipping import KeysOption
 
 device = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Add, list, probe, tidy and remove devices.")
 app.add_typer(device, name="device", rich_help_panel="Ship")
 
-FileOption = Annotated[Path | None, typer.Option(
-    "--devices", envvar="TOOLCHAIN_DEVICES", metavar="FILE",
-    help="Where devices are listed  \\[default: devices.yaml here, else ~/.config/toolchain/devices.yaml]")]
 NamesArgument = Annotated[list[str], typer.Argument(metavar="DEVICE...", help="Names of devices, as in devices.yaml")]
 
 

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from toolchain.cli.devices import FileOption
-from toolchain.cli.options import app
+from toolchain.cli.options import FileOption, app
 
 
 @app.command(rich_help_panel="Check")

@@ -26,6 +26,9 @@ RootOption = Annotated[Path | None, typer.Option(
 OutOption = Annotated[Path | None, typer.Option("--out", help="Output folder  \\[default: build/<recipe name>]")]
 CacheOption = Annotated[Path | None, typer.Option(
     "--cache", help="Folder of finished stages, to share them between builds  \\[default: OUT/stages]")]
+FileOption = Annotated[Path | None, typer.Option(
+    "--devices", envvar="TOOLCHAIN_DEVICES", metavar="FILE",
+    help="Where devices are listed  \\[default: devices.yaml here, else ~/.config/toolchain/devices.yaml]")]
 
 
 @app.callback()

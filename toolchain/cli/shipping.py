@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from toolchain.cli.options import app
+from toolchain.cli.options import FileOption, app
 
 keys = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Make, list and trust keys that sign bundles.")
 app.add_typer(keys, name="keys", rich_help_panel="Ship")
@@ -17,7 +17,7 @@ KeysOption = Annotated[Path | None, typer.Option(
     "--keys", envvar="TOOLCHAIN_KEYS", help="Folder of keys  \\[default: ~/.config/toolchain/keys]")]
 PassphraseOption = Annotated[Path | None, typer.Option(
     "--passphrase-file", help="File whose first line is the passphrase of the private key.")]
-DEVICE = "'here', or what it has: 'machine=aarch64 sm=87 tensorrt=10.3.0'"
+DEVICE = "'here', a device of devices.yaml, which is asked, or what it has: 'machine=aarch64 sm=87 tensorrt=10.3.0'"
 
 
 @app.command(rich_help_panel="Ship")
@@ -35,6 +35,7 @@ def ship(
     key_folder: KeysOption = None, passphrase_file: PassphraseOption = None,
     out: Annotated[Path | None, typer.Option(
         "-o", "--out", metavar="FILE", help="Bundle  \\[default: RUN/<recipe>.<engine>.bundle]")] = None,
+    devices: FileOption = None,
 ) -> None:
     """Pack one engine of RUN into a signed bundle: a single file, the same bytes every time.
 
@@ -49,7 +50,7 @@ def ship(
     """
     from toolchain.commands_ship import run_ship
 
-    raise typer.Exit(run_ship(run, engine, to, portable, anyway, key, key_folder, passphrase_file, out))
+    raise typer.Exit(run_ship(run, engine, to, portable, anyway, key, key_folder, passphrase_file, out, devices))
 
 
 @app.command(rich_help_panel="Ship")
@@ -58,6 +59,7 @@ def verify(
     for_: Annotated[str | None, typer.Option("--for", metavar="DEVICE", help=f"Also whether it fits: {DEVICE}")] = None,
     key_folder: KeysOption = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+    devices: FileOption = None,
 ) -> None:
     """Check BUNDLE: its form, the signature of a trusted key, every digest, and whether its files fit together.
 
@@ -66,7 +68,7 @@ def verify(
     """
     from toolchain.commands_ship import run_verify
 
-    raise typer.Exit(run_verify(bundle, for_, key_folder, json_))
+    raise typer.Exit(run_verify(bundle, for_, key_folder, json_, devices))
 
 
 @keys.command("new")
