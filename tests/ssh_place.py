@@ -32,8 +32,8 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 PidFile none
 MaxStartups 100
-Subsystem sftp internal-sftp
 """
+SFTP_SERVERS = ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server", "/usr/lib/ssh/sftp-server")
 
 
 @dataclass
@@ -45,6 +45,8 @@ class Place:
     home: Path
     folder: Path
     host_key: asyncssh.SSHKey
+    sftp: str = "internal-sftp"
+    forced: str = ""
 
     def known(self, port: int, key: asyncssh.SSHKey | None = None) -> None:
         """Write the host key of what is reached at `port` into known_hosts."""
@@ -54,8 +56,12 @@ class Place:
 
 
 @contextmanager
-def started(kind: str, folder: Path) -> Iterator[Place]:
-    """A server of this kind ("asyncssh" or "openssh") with its files in `folder`, until the end."""
+def started(kind: str, folder: Path, sftp: str = "internal-sftp", forced: str = "") -> Iterator[Place]:
+    """A server of this kind ("asyncssh" or "openssh") with its files in `folder`, until the end.
+
+    sftp: what serves files; "none": nothing. forced: is run instead of every command, which it finds in
+    $SSH_ORIGINAL_COMMAND, as a login shell's own lines are.
+    """
     home = folder / "home"
     (home / ".ssh").mkdir(parents=True, mode=0o700)
     host_key, user_key = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
@@ -63,7 +69,7 @@ def started(kind: str, folder: Path) -> Iterator[Place]:
         key.write_private_key(path)
         path.chmod(0o600)
     (folder / "authorized").write_bytes(user_key.export_public_key())
-    place = Place(kind, _free_port(), home, folder, host_key)
+    place = Place(kind, _free_port(), home, folder, host_key, sftp, forced)
     process = subprocess.Popen(_command(place), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         _listening(place, process)
@@ -81,10 +87,11 @@ def _free_port() -> int:
 def _command(place: Place) -> list[str]:
     keys = {"host_key": place.folder / "host_key", "authorized": place.folder / "authorized"}
     if place.kind == "asyncssh":
-        return [sys.executable, str(SERVER), str(place.port), *map(str, keys.values())]
+        return [sys.executable, str(SERVER), str(place.port), *map(str, keys.values()), place.sftp, place.forced]
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(parents=True, exist_ok=True)  # where it parks its unprivileged half
-    (place.folder / "sshd_config").write_text(CONFIG.format(port=place.port, **keys))
+    more = (f"Subsystem sftp {place.sftp}\n" if place.sftp != "none" else "") + (f"ForceCommand {place.forced}\n" if place.forced else "")
+    (place.folder / "sshd_config").write_text(CONFIG.format(port=place.port, **keys) + more)
     return [str(SSHD), "-D", "-e", "-f", str(place.folder / "sshd_config")]
 
 

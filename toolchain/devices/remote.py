@@ -2,63 +2,78 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import posixpath
-import secrets
 import time
 from collections.abc import Mapping
-from functools import cache
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from toolchain.console import LINE_EVERY_S, log
-from toolchain.devices.transport import Link
+from toolchain.devices.code import ALTERED, END, put, start
+from toolchain.devices.sftp import amount
+from toolchain.devices.transport import Done, Link
 from toolchain.errors import BundleRefused, DeviceError
+from toolchain.files import sha256_file
 from toolchain.runner.answers import plain
-from toolchain.ship.gather import runner_files
 
 REFUSED = 13  # the runner's exit code where it does not accept a bundle or a blob
 NOT_FOUND, NOT_RUNNABLE = 127, 126  # the shell's
+SENDINGS = 3  # of the runner, until it is given up
+FIRST_S = 1.0  # until something that lasts is told of
 
 
 async def ready(link: Link) -> dict[str, Any]:
-    """Put the runner there unless it is there, and return what the device has, as `probe` tells it.
-
-    Raises DeviceError: no python3, or one that is too old.
-    """
-    place = _code(link)
-    if not await link.exists(place):
-        made = f"{place}.{secrets.token_hex(4)}.part"
-        await link.write({posixpath.join(made, name): file for name, file in _runner().items()})
-        await link.rename(made, place)
+    """What the device has, as `probe` of the runner there tells it. Raises DeviceError: no python3, or too old."""
     return await ask(link, "probe")
 
 
 async def ask(link: Link, *words: str) -> dict[str, Any]:
-    """What the runner there answers to a command, which it must bear to hear twice: a cut line asks again.
+    """What the runner there answers to a command, which it must bear to hear twice: a cut line asks again. The runner
+    is sent where it is missing or altered.
 
     Raises BundleRefused and DeviceError with its own sentence.
     """
-    heard = _Progress(link.name)
-    done = await link.run([link.python, posixpath.join(_code(link), "run.py"), "--folder", link.folder, *words],
-                          heard.line)
+    for again in range(SENDINGS + 1):
+        done = await _heard(link, start(link, words))
+        if done.code != ALTERED:
+            return _answer(link.name, link.python, words[0], done)
+        if again < SENDINGS:
+            await put(link, instead=again > 0)
+    raise DeviceError(f"{link.name}: the runner does not lie in {link.folder}/code as it was sent, {SENDINGS} times; "
+                      "is that disk sound? Or choose another folder in devices.yaml (folder)")
+
+
+async def _heard(link: Link, command: list[str]) -> Done:
+    """Run it, and show how far it is."""
+    progress = _Progress(link.name)
+    shown = asyncio.ensure_future(progress.repeated())
+    try:
+        return await link.run(command, progress.line)
+    finally:
+        shown.cancel()
+
+
+def _answer(name: str, python: str, word: str, done: Done) -> dict[str, Any]:
+    """The JSON object among the lines of stdout. Raises BundleRefused, DeviceError with what stderr tells last."""
     if done.code != 0:
-        told = (done.err.strip().splitlines() or ["it said nothing"])[-1]
+        told = (done.err.partition(END)[0].strip().splitlines() or ["it said nothing"])[-1]
         if done.code in (NOT_FOUND, NOT_RUNNABLE):
-            told = (f"there is no program {link.python} that this user can start; install python3 there, or "
+            told = (f"there is no program {python} that this user can start; install python3 there, or "
                     "name it in devices.yaml (python)")
         if done.code < 0:
             memory = "; out of memory?" if done.code == -9 else ""
-            told = f"`{words[0]}` was ended there by signal {-done.code}{memory}"
-        raise (BundleRefused if done.code == REFUSED else DeviceError)(f"{link.name}: {plain(told)}")
-    try:
-        answer = json.loads((done.out.strip().splitlines() or [""])[-1])
-        if isinstance(answer, dict):
-            return answer
-    except ValueError:
-        pass
-    raise DeviceError(f"{link.name}: `{words[0]}` gave no answer that can be read: {done.out.strip()[-200:]!r}")
+            told = f"`{word}` was ended there by signal {-done.code}{memory}"
+        raise (BundleRefused if done.code == REFUSED else DeviceError)(f"{name}: {plain(told)}")
+    for line in reversed(done.out.splitlines()):  # a login shell may print before and behind it
+        with suppress(ValueError):
+            answer = json.loads(line)
+            if isinstance(answer, dict) and "progress" not in answer:
+                return answer
+    raise DeviceError(f"{name}: `{word}` gave no answer that can be read: {done.out.strip()[-200:]!r}")
 
 
 async def job(link: Link, command: str, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,18 +98,21 @@ async def send(link: Link, blobs: Mapping[str, Path | bytes]) -> str:
     for digest, source in blobs.items():
         if digest in there["have"]:
             continue
-        start, path = time.monotonic(), posixpath.join(store, digest)
+        begin, path = time.monotonic(), posixpath.join(store, digest)
         for last in (False, True):
             await link.push(source, f"{path}.part")
             try:
                 await ask(link, "put", digest)
                 break
-            except BundleRefused as told:  # what lay there was a part of something else; it is deleted
+            except BundleRefused:  # what lay there was a part of something else; it is deleted
+                if isinstance(source, Path) and sha256_file(source) != digest:
+                    raise DeviceError(f"{link.name}: {source} changed here while it was sent; run the same command "
+                                      "again when nothing writes it any more") from None
                 if last:
-                    raise DeviceError(str(told)) from None
+                    raise DeviceError(f"{link.name}: {source if isinstance(source, Path) else 'a file'} did not arrive "
+                                      f"as it is, twice; is the disk with {link.folder} sound?") from None
         size = len(source) if isinstance(source, bytes) else source.stat().st_size
-        shown = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} KB"
-        log(f"{link.name}: sent {shown} in {time.monotonic() - start:.1f} s")
+        log(f"{link.name}: sent {amount(size)} in {time.monotonic() - begin:.1f} s")
     return store
 
 
@@ -111,32 +129,28 @@ def needs(facts: Mapping[str, Any], link: Link) -> None:
 
 
 class _Progress:
-    """The runner's progress as log lines, a few seconds apart."""
+    """The runner's progress as log lines: a first one soon, then a few seconds apart, while nothing new is told too."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.last = name, time.monotonic()
+        self.name, self.told = name, ""
+        self.since = time.monotonic()  # when it was told
 
     def line(self, text: str) -> None:
-        if '"progress"' not in text or time.monotonic() - self.last < LINE_EVERY_S:
+        if '"progress"' not in text:
             return
-        try:
-            told = json.loads(text)
-            share = "" if told["progress"] is None else f" {100 * told['progress']:.0f} %"
-            log(f"  {self.name}: {plain(str(told['doing']))}{share}")
-            self.last = time.monotonic()
-        except (ValueError, KeyError, TypeError):
-            return
+        with suppress(ValueError, KeyError, TypeError):
+            found = json.loads(text)
+            share = "" if found["progress"] is None else f" {100 * found['progress']:.0f} %"
+            self.told, self.since = f"  {self.name}: {plain(str(found['doing']))}{share}", time.monotonic()
 
-
-@cache
-def _runner() -> dict[str, bytes]:
-    return {name: path.read_bytes() for name, path in sorted(runner_files().items())}
-
-
-def _code(link: Link) -> str:
-    """Where this version of the runner lies: another one may be at work beside it."""
-    digest = hashlib.sha256(b"".join(name.encode() + b"\0" + file for name, file in _runner().items())).hexdigest()
-    return posixpath.join(link.folder, "code", digest[:16])
+    async def repeated(self) -> None:
+        """Show it until cancelled."""
+        await asyncio.sleep(FIRST_S)
+        while True:
+            if self.told:
+                seconds = time.monotonic() - self.since
+                log(self.told + (f" ({seconds:.0f} s)" if seconds >= LINE_EVERY_S else ""))
+            await asyncio.sleep(LINE_EVERY_S if self.told else FIRST_S)
 
 
 def _job_file(link: Link, content: Mapping[str, Any]) -> str:

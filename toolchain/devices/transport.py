@@ -8,7 +8,6 @@ import os
 import posixpath
 import secrets
 import shlex
-import stat
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
@@ -19,13 +18,12 @@ from toolchain.console import PlainBar, log
 from toolchain.devices.connect import Unreachable, connected
 from toolchain.devices.file import Device
 from toolchain.devices.pieces import CHUNK, append, here, piece
+from toolchain.devices.sftp import GONE, ROOM, amount, disk, file_bytes, make_folder, rename, replace, told
 from toolchain.errors import DeviceError
+from toolchain.runner.answers import plain
 
 TRIES = 6  # in a row that got nothing across
 PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0  # before the next try; doubled each time
-GONE = (asyncssh.SFTPNoConnection, asyncssh.SFTPConnectionLost, asyncssh.ChannelOpenError, asyncssh.DisconnectError,
-        OSError, asyncio.TimeoutError, Unreachable, EOFError)
-ROOM = "make room there, and the same command goes on from where it stopped"
 T = TypeVar("T")
 
 
@@ -79,7 +77,7 @@ class Link:
 
         async def act(link: Link) -> None:
             sftp = link._files()
-            there = await _size(sftp, target)
+            there = await file_bytes(sftp, target)
             if there > size:
                 await sftp.remove(target)
             start = 0 if there > size else max(0, there - 1) // CHUNK * CHUNK  # the last piece may have holes
@@ -87,11 +85,11 @@ class Link:
                 log(f"{self.name}: goes on at {start / 1e6:.1f} of {size / 1e6:.1f} MB")
             await link._room(target, size - start)
             async with sftp.open(target, asyncssh.FXF_WRITE | asyncssh.FXF_CREAT, encoding=None) as file:
-                for at in range(start, max(size, 1), CHUNK):
-                    await file.write(piece(source, at), at)
-                    if at + CHUNK > reached[0]:
-                        bar.advance((min(at + CHUNK, size) - reached[0]) // 1000)
-                        reached[0], link._fruitless = at + CHUNK, 0
+                for begin in range(start, max(size, 1), CHUNK):
+                    await file.write(piece(source, begin), begin)
+                    if begin + CHUNK > reached[0]:
+                        bar.advance((min(begin + CHUNK, size) - reached[0]) // 1000)
+                        reached[0], link._fruitless = begin + CHUNK, 0
 
         await self._insisting(act)
 
@@ -109,7 +107,7 @@ class Link:
         async def act(link: Link) -> None:
             sftp = link._files()
             for folder in sorted({posixpath.dirname(target) for target in files}):
-                await _folder(sftp, folder)
+                await make_folder(sftp, folder)
             await link._room(next(iter(files)), sum(map(len, files.values())))
             await asyncio.gather(*(one(sftp, target, content) for target, content in files.items()))
 
@@ -134,25 +132,13 @@ class Link:
         await self._insisting(act)
         os.replace(part, target)
 
-    async def exists(self, path: str) -> bool:
-        """Whether there is something at `path`. Raises DeviceError."""
-        async def act(link: Link) -> bool:
-            return await link._files().exists(path)
+    async def rename(self, source: str, target: str, instead: bool = False) -> None:
+        """Give a folder its last name, unless there is one of that name already. instead: that one goes.
 
-        return await self._insisting(act)
-
-    async def rename(self, source: str, target: str) -> None:
-        """Give a folder its last name, unless there is one of that name already. Raises DeviceError."""
+        Raises DeviceError.
+        """
         async def act(link: Link) -> None:
-            try:
-                if not await link._files().exists(target):
-                    await link._files().rename(source, target)
-            except GONE:
-                raise
-            except asyncssh.SFTPError:  # somebody was faster
-                if not await link._files().exists(target):
-                    raise
-            await link._files().rmtree(source, ignore_errors=True)
+            await (replace if instead else rename)(link._files(), source, target)
 
         await self._insisting(act)
 
@@ -166,15 +152,15 @@ class Link:
             except GONE as error:
                 await self._again(error)
             except asyncssh.SFTPError as error:
-                raise DeviceError(f"{self.name}: {await self._told(error)}") from None
+                raise DeviceError(f"{self.name}: {await told(self._files(), self.folder, error)}") from None
 
     async def _again(self, error: BaseException) -> None:
         """Wait for a better moment. Raises DeviceError when there have been TRIES without any."""
         await self._close()
         self._fruitless += 1
         if self._fruitless >= TRIES:
-            told = str(error).removeprefix(f"{self.name}: ") if isinstance(error, Unreachable) else "it is always cut"
-            raise DeviceError(f"{self.name}: the connection was cut and did not come back in {TRIES} tries: {told}; "
+            why = str(error).removeprefix(f"{self.name}: ") if isinstance(error, Unreachable) else "it is always cut"
+            raise DeviceError(f"{self.name}: the connection was cut and did not come back in {TRIES} tries: {why}; "
                               "the same command goes on from where it stopped") from None
         pause = min(LONGEST_PAUSE_S, PAUSE_S * 2 ** (self._fruitless - 1))
         log(f"{self.name}: the connection was cut; again in {pause:g} s")
@@ -186,12 +172,29 @@ class Link:
             try:
                 self._sftp = await self._connection.start_sftp_client()
                 home = await self._sftp.realpath(".")
-            except asyncssh.SFTPError as error:
-                raise DeviceError(f"{self.name}: has no SFTP, by which files are sent ({error.reason}); switch it on "
-                                  "in its SSH server") from None
+            except (asyncssh.Error, OSError) as error:
+                raise await self._no_sftp(error) from None
             self.folder, self.python = (
                 posixpath.join(str(home), path[2:]) if path.startswith("~/") else path
                 for path in (self.device.folder, self.device.python))
+
+    async def _no_sftp(self, error: Exception) -> DeviceError:
+        """Why no files can be sent, though the device was entered: what a login shell prints comes first, if it does.
+
+        Unreachable where it was cut.
+        """
+        try:
+            said = (await self._run(["true"], lambda line: None)).out.strip()
+        except GONE:
+            await self._close()
+            return Unreachable(f"{self.name}: the connection was cut as it was made")
+        await self._close()
+        if said:
+            return DeviceError(f"{self.name}: its login shell prints {plain(said)[:60]!r} before any program does, "
+                               "which SFTP cannot bear; have it print that for people alone: in ~/.bashrc there, "
+                               "below the line `[ -t 1 ] || return`")
+        return DeviceError(f"{self.name}: has no SFTP, by which files are sent ({getattr(error, 'reason', error)}); "
+                           "switch it on in its SSH server (Subsystem sftp internal-sftp in sshd_config)")
 
     async def _close(self) -> None:
         connection, self._connection, self._sftp = self._connection, None, None
@@ -223,56 +226,13 @@ class Link:
 
     async def _room(self, target: str, needed: int) -> None:
         """Raise DeviceError where `needed` bytes do not fit. Servers that do not tell are believed to have them."""
-        free = await self._free(posixpath.dirname(target))
-        if free is not None and free < needed:
-            raise DeviceError(f"{self.name}: {self.folder} has {free / 1e6:.1f} MB free, and {needed / 1e6:.1f} MB "
+        found = await disk(self._files(), posixpath.dirname(target))
+        if found is not None and found.free_bytes < needed:
+            raise DeviceError(f"{self.name}: {self.folder} has {amount(found.free_bytes)} free, and {amount(needed)} "
                               f"more are needed; {ROOM}")
-
-    async def _told(self, error: asyncssh.SFTPError) -> str:
-        """What a failure of SFTP, whose servers often say no more than 'Failure', means."""
-        free = None
-        with contextlib.suppress(*GONE):
-            free = await self._free(self.folder)
-        if free is not None and free < CHUNK:
-            return f"the disk with {self.folder} is full ({free / 1e6:.1f} MB free); {ROOM}"
-        if isinstance(error, asyncssh.SFTPPermissionDenied):
-            return f"{self.folder} is not this user's to write in ({error.reason}); choose another in devices.yaml"
-        return f"a file below {self.folder} cannot be read or written ({error.reason})"
-
-    async def _free(self, folder: str) -> int | None:
-        """Bytes; None where the server does not tell."""
-        try:
-            disk = await self._files().statvfs(folder)
-        except GONE:
-            raise
-        except asyncssh.SFTPError:
-            return None
-        return int(disk.bavail * disk.frsize)
 
 
 def _told_elsewhere(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """What a cut line leaves behind in asyncssh's own tasks is no news: whoever waited for them was told."""
     if not isinstance(context.get("exception"), (asyncssh.Error, OSError)):
         loop.default_exception_handler(context)
-
-
-async def _folder(sftp: asyncssh.SFTPClient, path: str) -> None:
-    """Make the folder and those it lies in, though another of us may be making them too."""
-    for last in (False, False, True):
-        try:
-            await sftp.makedirs(path, exist_ok=True)
-            return
-        except GONE:
-            raise
-        except asyncssh.SFTPError:
-            if last:
-                raise
-
-
-async def _size(sftp: asyncssh.SFTPClient, path: str) -> int:
-    """Bytes of a file there; 0 where there is none."""
-    try:
-        found = await sftp.stat(path)
-    except asyncssh.SFTPNoSuchFile:
-        return 0
-    return int(found.size or 0) if stat.S_ISREG(found.permissions or 0o100000) else 0
