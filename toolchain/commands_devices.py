@@ -69,6 +69,30 @@ def run_tidy(file: Path | None, names: Sequence[str], days: float = 30) -> None:
     refuse_failed(found)
 
 
+def run_device_keys(file: Path | None, names: Sequence[str], gone: str | None = None) -> None:
+    """Print whom devices trust, a key a line. gone: a key, by id, name or file, that they trust no longer.
+
+    Raises RecipeError (no device trusts it), DeviceError (some device failed; the others are done).
+    """
+    from toolchain.devices.deploy import keys
+    from toolchain.devices.many import each, refuse_failed
+
+    found = each(chosen(devices_file(file), names), lambda link: keys(link, gone))
+    told = {name: one for name, one in found.items() if not isinstance(one, ToolchainError)}
+    for name, one in told.items():
+        if one["removed"]:
+            print(f"{name}: {gone} is trusted no longer")
+        print(f"{name}: trusts {'these keys' if one['keys'] else 'no key'}")
+        for key in one["keys"]:
+            state = "expired on" if key["expired"] else "until"
+            print(f"  {key['file']}: keeps every bundle out; remove it: {key['wrong']}" if key["wrong"] else
+                  f"  {key['key_id']}  {key['name']:<20} {state} {key['expires']}")
+    refuse_failed(found)
+    if gone and not any(one["removed"] for one in told.values()):
+        raise RecipeError(f"found --remove {gone}, which is trusted by none of {', '.join(told)}; expected the id, "
+                          "name or file of a key above")
+
+
 def run_deploy(
     file: Path | None, path: Path, names: Sequence[str], slot: str | None = None, keys: Path | None = None
 ) -> None:
@@ -149,6 +173,7 @@ def _facts(facts: Mapping[str, Any]) -> str:
         "folder": f"{facts['folder']}, {_gb(facts['folder_bytes'])} of ours, {_gb(facts['free_bytes'])} free",
         "deployed": "; ".join(f"{slot}{' (in use)' if slot == deployed['current'] else ''}: {told['bundle']}, "
                               f"{told['engine']}" for slot, told in slots.items()) or "nothing",
+        "damaged": "; ".join(f"{slot}: {told['damaged']}" for slot, told in slots.items() if told["damaged"]),
     }
     return "\n".join(f"  {title:<9} {text}" for title, text in lines.items() if text)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from bundles import KEY
 from device_shop import command, deployed, listed
 from live_bundle import live_bundle
 from ssh_line import Line, cut_after, waiting
@@ -25,6 +26,70 @@ def test_deploy_and_rollback(shop: Path, device: Device, capsys: pytest.CaptureF
     assert command("rollback", "orin") == 0
     assert "in use again" in capsys.readouterr().out
     assert deployed(device, capsys) == ("A", {"A": "old", "B": "new"})
+
+
+def test_a_damaged_bundle_in_use_is_told_and_mended_by_deploying_it_again(
+    shop: Path, device: Device, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed(shop, orin=device)
+    bundle = live_bundle(shop / "a.bundle", "a")
+    assert command("deploy", bundle, "orin") == 0
+    with open(Path(device.folder) / "slots/A/engine/engine.onnx", "ab") as engine:
+        engine.write(b" ")
+    capsys.readouterr()
+    assert command("device", "probe", "orin") == 0
+    assert "damaged   A: " in capsys.readouterr().out
+    assert command("deploy", bundle, "orin", "--slot", "A") == 14
+    assert "slot A is in use there (a)" in capsys.readouterr().err
+    assert command("deploy", bundle, "orin") == 0
+    told = capsys.readouterr()
+    assert "slot A was damaged (" in told.err and "was in use already" not in told.out
+    assert deployed(device, capsys) == ("B", {"A": "a", "B": "a"})
+    (Path(device.folder) / "current").unlink()  # and none is in use any more
+    assert command("rollback", "orin") == 0
+    assert deployed(device, capsys) == ("B", {"A": "a", "B": "a"})
+
+
+def test_a_slot_in_use_is_refused_before_anything_is_sent(
+    shop: Path, line: Line, device: Device, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed(shop, orin=device)
+    assert command("deploy", live_bundle(shop / "a.bundle", "a"), "orin") == 0
+    before = line.sent
+    assert command("deploy", live_bundle(shop / "wide.bundle", "wide", wide=4 << 20), "orin", "--slot", "a") == 14
+    assert "nothing was sent" in capsys.readouterr().err and line.sent - before < 1 << 20
+
+
+def test_a_key_that_a_device_did_not_know_is_told_and_can_be_revoked(
+    shop: Path, device: Device, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed(shop, orin=device)
+    bundle = live_bundle(shop / "a.bundle", "a")
+    assert command("device", "keys", "orin") == 0 and "trusts no key" in capsys.readouterr().out
+    assert command("deploy", bundle, "orin") == 0
+    assert "orin: did not know the key workshop" in capsys.readouterr().err
+    assert command("deploy", bundle, "orin") == 0
+    assert "did not know" not in capsys.readouterr().err
+    assert command("device", "keys", "orin") == 0 and f"{KEY.key_id}  workshop" in capsys.readouterr().out
+    assert command("device", "keys", "orin", "--remove", "workshop") == 0
+    assert "orin: workshop is trusted no longer\norin: trusts no key" in capsys.readouterr().out
+    assert command("device", "keys", "orin", "--remove", "workshop") == 2
+    assert "is trusted by none of orin" in capsys.readouterr().err
+
+
+def test_what_the_device_refuses_is_called_as_it_is_here(shop: Path, device: Device, capsys: pytest.CaptureFixture[str]) -> None:
+    ahead = shop / "python"
+    ahead.write_text(f'#!/bin/sh\nexport PYTHONPATH={shop}/clock\nexec {device.python} "$@"\n')
+    ahead.chmod(0o755)
+    (shop / "clock").mkdir()
+    (shop / "clock" / "sitecustomize.py").write_text(
+        "import datetime\nclass Day(datetime.date):\n    @classmethod\n    def today(cls): return cls(2030, 1, 1)\n"
+        "datetime.date = Day\n")
+    listed(shop, orin=device.model_copy(update={"python": str(ahead)}))
+    bundle = live_bundle(shop / "a.bundle", "a")
+    assert command("deploy", bundle, "orin") == 14
+    told = capsys.readouterr().err
+    assert f"orin: {bundle}: the key workshop" in told and "says 2030-01-01" in told and "store/" not in told
 
 
 def test_room_is_made_and_what_is_deployed_stays(shop: Path, device: Device, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import posixpath
 from typing import Any
 
+from toolchain.console import log
 from toolchain.devices.remote import ask, needs, ready, send
 from toolchain.devices.transport import Link
 from toolchain.errors import BundleRefused, DeviceError
 from toolchain.files import sha256_file
 from toolchain.runner.bundle import Bundle
 from toolchain.runner.contents import fitting
-from toolchain.runner.trust import PUBLIC, Refused, key_text
+from toolchain.runner.trust import PUBLIC, Key, Refused, key_text
 
 SLOTS = ("A", "B")
 
@@ -19,8 +20,9 @@ SLOTS = ("A", "B")
 async def deploy(link: Link, bundle: Bundle, slot: str | None = None) -> dict[str, Any]:
     """Put a bundle, which was verified here, into use. Returns what the runner's `install` answers.
 
-    slot: "A" or "B"; None: the one that is not in use. The key that signed the bundle is trusted there from now on.
-    Where anything does not hold the device goes on as it was. Raises BundleRefused, DeviceError.
+    slot: "A" or "B"; None: the one that is not in use. The key that signed the bundle is trusted there from now on,
+    which is told where it was not before. Where anything does not hold the device goes on as it was. Raises
+    BundleRefused, DeviceError.
     """
     facts = await ready(link)
     needs(facts, link)
@@ -28,21 +30,68 @@ async def deploy(link: Link, bundle: Bundle, slot: str | None = None) -> dict[st
         fitting(bundle.manifest, facts)
     except Refused as told:  # before anything large is sent
         raise BundleRefused(f"{link.name}: {told}") from None
-    key = posixpath.join(link.folder, "keys", f"{bundle.key.key_id}{PUBLIC}")
-    await link.write({key: key_text(bundle.key).encode()})
+    if slot is not None:
+        await _refuse_in_use(link, bundle, slot)
+    await _trusted(link, bundle.key)
     digest = sha256_file(bundle.path)
-    await send(link, {digest: bundle.path})
-    return await ask(link, "install", digest, "--slot", slot or "auto")
+    store = await send(link, {digest: bundle.path})
+    try:
+        found = await ask(link, "install", digest, "--slot", slot or "auto")
+    except (BundleRefused, DeviceError) as told:  # by the name that it has here
+        raise type(told)(str(told).replace(posixpath.join(store, digest), str(bundle.path))) from None
+    if found["damaged"]:
+        log(f"{link.name}: the same bundle in slot {found['before']} was damaged ({found['damaged']}); slot "
+            f"{found['slot']} is in use now")
+    return found
 
 
 async def rollback(link: Link) -> dict[str, Any]:
-    """Use the other slot again. Returns what the runner's `rollback` answers. Raises DeviceError."""
+    """Use the other slot again; where none is in use any more, one that has a bundle. Returns what the runner's
+    `rollback` answers. Raises DeviceError.
+    """
     needs(await ready(link), link)
-    current = (await ask(link, "status"))["current"]
-    if current is None:
+    there = await ask(link, "status")
+    current, full = there["current"], [slot for slot in SLOTS if there["slots"][slot]]
+    full.sort(key=lambda slot: there["slots"][slot]["damaged"] is not None)
+    if not full:
         raise DeviceError(f"{link.name}: nothing is deployed there, so there is nothing to go back from")
-    other = SLOTS[1 - SLOTS.index(current)]  # named, so that a cut line can ask again
+    other = SLOTS[1 - SLOTS.index(current)] if current else full[0]  # named, so that a cut line can ask again
     return await ask(link, "rollback", "--to", other)
+
+
+async def keys(link: Link, gone: str | None = None) -> dict[str, Any]:
+    """Whom the device trusts, as `keys` of the runner tells it. gone: a key, by id, name or file, to trust no longer.
+
+    Raises DeviceError where several keys have that name.
+    """
+    await ready(link)
+    there = (await ask(link, "keys"))["keys"]
+    files = {one["file"]: one["key_id"] for one in there if gone in (one["file"], one["key_id"], one["name"])}
+    if len(set(files.values())) > 1:
+        raise DeviceError(f"{link.name}: trusts several keys called {gone}; remove one by its id: "
+                          + ", ".join(sorted(map(str, files.values()))))
+    after = await ask(link, "keys", "--remove", *files) if files else {"keys": there}
+    return {"keys": after["keys"], "removed": sorted(files)}
+
+
+async def _refuse_in_use(link: Link, bundle: Bundle, slot: str) -> None:
+    """Raise DeviceError, before anything is sent, where another bundle, or a damaged one, is in use in the slot."""
+    there = await ask(link, "status")
+    known = there["slots"][slot]
+    if there["current"] == slot and known and (
+            known["damaged"] or known["manifest_sha256"] != bundle.manifest_sha256):
+        raise DeviceError(f"{link.name}: slot {slot} is in use there ({known['bundle']}); name the other slot, or "
+                          "leave --slot out; nothing was sent")
+
+
+async def _trusted(link: Link, key: Key) -> None:
+    """Have the device trust the key: whoever can enter there decides that. It is told, unless it did already."""
+    if any(one["key_id"] == key.key_id and one["expires"] == key.expires.isoformat()
+           for one in (await ask(link, "keys"))["keys"]):
+        return
+    await link.write({posixpath.join(link.folder, "keys", f"{key.key_id}{PUBLIC}"): key_text(key).encode()})
+    log(f"{link.name}: did not know the key {key.name} ({key.key_id}), and trusts it from now on; to revoke it: "
+        f"toolchain device keys {link.name} --remove {key.key_id}")
 
 
 async def tidy(link: Link, days: float) -> dict[str, Any]:

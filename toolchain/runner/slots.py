@@ -96,6 +96,8 @@ def rollback(place: Place, to: str | None) -> dict[str, Any]:
     with locked(place.root / "lock", WAITING):
         before = place.current()
         full = [slot for slot in SLOTS if installed(place.slots / slot)]
+        if before is None:
+            full.sort(key=lambda slot: _damage(place.slots / slot) is not None)
         if before is None and not full:
             raise Failed(f"{place.link}: no bundle is in use on this device; install one first")
         chosen = to or (_other(before) if before else full[0])
