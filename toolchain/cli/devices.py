@@ -10,7 +10,8 @@ import typer
 from toolchain.cli.options import FileOption, app
 from toolchain.cli.shipping import KeysOption
 
-device = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Add, list, probe, tidy and remove devices.")
+device = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help=(
+    "Add, list, probe, tidy and remove devices, and see whom they trust."))
 app.add_typer(device, name="device", rich_help_panel="Ship")
 
 NamesArgument = Annotated[list[str], typer.Argument(metavar="DEVICE...", help="Names of devices, as in devices.yaml")]
@@ -74,6 +75,22 @@ def device_tidy(
     from toolchain.commands_devices import run_tidy
 
     run_tidy(file, names, days)
+
+
+@device.command("keys")
+def device_keys(
+    names: NamesArgument, file: FileOption = None,
+    gone: Annotated[str | None, typer.Option(
+        "--remove", metavar="KEY", help="Trust this key no longer: its id, name or file.")] = None,
+) -> None:
+    """Show whose bundles devices accept, or revoke a key there.
+
+    `deploy` has a device trust the key of the bundle it brings, and says so: who may
+    enter by SSH decides. What is deployed already stays in use.
+    """
+    from toolchain.commands_devices import run_device_keys
+
+    run_device_keys(file, names, gone)
 
 
 @device.command("remove")
