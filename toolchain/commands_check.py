@@ -14,20 +14,20 @@ from toolchain.files import deliver
 
 if TYPE_CHECKING:
     from toolchain.check.finding import Tolerances
+    from toolchain.check.finished_run import Run
 
 STDOUT = Path("-")
 
 
-def run_baseline(folder: Path, out: Path | None = None) -> Path:
+def run_baseline(folder: Path, out: Path | None = None, device: str | None = None) -> Path:
     """Write what the build in `folder` is into the file `out` (default: baselines/<recipe>.<device>.json;
-    Path("-"): stdout).
+    Path("-"): stdout). device: what it did on this one; None: on the machine that built it.
 
     Returns the file. Raises ToolchainError, DataError, DigestMismatch or WorkDirError.
     """
     from toolchain.check.baseline import default_file, make_baseline
-    from toolchain.check.finished_run import read_run
 
-    run = read_run(folder)
+    run = _run(folder, device)
     file, baseline = out or default_file(run), make_baseline(run)
     text = baseline.to_json()
     same = file != STDOUT and file.is_file() and file.read_bytes() == text.encode()
@@ -38,20 +38,21 @@ def run_baseline(folder: Path, out: Path | None = None) -> Path:
     if doubted := [name for name, engine in baseline.engines.items() if engine.inconclusive]:
         print(f"the latency of {len(doubted)} engines was inconclusive, such as {doubted[0]}: "
               f"{'; '.join(baseline.engines[doubted[0]].inconclusive)}. A slower run will not be called a regression "
-              "of them; build on a quiet machine (with --set measure.attempts=4, since a finished measurement is kept) "
-              "and write the baseline again", file=told)
+              f"of them; build on a quiet machine (with {run.on}--set measure.attempts=4, since a finished measurement "
+              "is kept) and write the baseline again", file=told)
     return file
 
 
 def run_check(
     folder: Path, baseline: Path, asked: Tolerances | None = None, junit: Path | None = None, github: bool = False,
-    json_file: Path | None = None, everything: bool = False,
+    json_file: Path | None = None, everything: bool = False, device: str | None = None,
 ) -> int:
     """Hold the build in `folder` against `baseline` and print what was found.
 
     asked: what is tolerated; None: the defaults. junit, json_file: files to write; one may be Path("-"), which is
     stdout, and what people read goes to stderr then. github: also print annotations, and add a table to the file that
-    $GITHUB_STEP_SUMMARY names. everything: show the figures of what passes too.
+    $GITHUB_STEP_SUMMARY names. everything: show the figures of what passes too. device: what is judged is what it
+    did on this one; None: on the machine that built it.
 
     Returns 0. After everything is written, raises Regression or NotEnoughEvidence; DataError where the baseline has
     other test images.
@@ -59,15 +60,15 @@ def run_check(
     from toolchain.check.baseline import load_baseline
     from toolchain.check.console_table import print_verdict
     from toolchain.check.finding import Tolerances
-    from toolchain.check.finished_run import read_run
     from toolchain.check.judge import check, notices
     from toolchain.check.verdict import Verdict, to_annotations, to_json, to_junit, to_markdown
 
     if junit == json_file == STDOUT:
         raise RecipeError("--junit - and --json -: only one of them can go to stdout; name a file for the other")
     asked = asked or Tolerances()
-    run, before = read_run(folder), load_baseline(baseline)
-    verdict = Verdict(str(run.report.recipe.get("name")), str(baseline), asked, check(run, before, asked, baseline),
+    run, before = _run(folder, device), load_baseline(baseline)
+    name = f"{run.report.recipe.get('name')}{f' on {device}' if device else ''}"
+    verdict = Verdict(name, str(baseline), asked, check(run, before, asked, baseline),
                       notices(run, before, asked))
 
     def show() -> None:
@@ -92,6 +93,13 @@ def run_check(
     if unwritten:
         raise WorkDirError(more.strip())
     return 0
+
+
+def _run(folder: Path, device: str | None) -> Run:
+    from toolchain.check.device_run import read_device_run
+    from toolchain.check.finished_run import read_run
+
+    return read_device_run(folder, device) if device else read_run(folder)
 
 
 def _failed(write: Callable[[], None]) -> str | None:

@@ -1,12 +1,14 @@
 """`build --on`: engines built, proven, judged and timed on devices, brought back and reported."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from device_shop import command
 from onnx import TensorProto, helper, numpy_helper
 from ssh_line import Line, cut_after, waiting
 from ssh_place import SSHD, Place, started
@@ -97,6 +99,12 @@ def test_engines_are_built_judged_and_timed_there_although_the_line_is_cut(
         assert (mine[fp32][:, 0] == theirs[fp32][:, 0]).mean() > 0.99
     assert "## On devices" in (tmp_path / "run" / "report.md").read_text()
     assert "<h2>On devices</h2>" in (tmp_path / "run" / "report.html").read_text()
+    gate = tmp_path / "run", "--device", "orin"
+    assert command("baseline", *gate, "-o", tmp_path / "b.json") == 0
+    assert command("check", *gate, "--baseline", tmp_path / "b.json", "--all") == 0
+    assert re.search(r"tiny on orin against \S+: pass", capsys.readouterr().out)
+    assert command("check", tmp_path / "run", "--device", "gone", "--baseline", tmp_path / "b.json") == 9
+    assert "the build failed on gone: " in capsys.readouterr().err
     sent = line.sent
     assert built(tmp_path, cache, "orin", orin=slow) == 0
     assert line.sent - sent < 1 << 20  # images and networks are there

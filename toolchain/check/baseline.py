@@ -77,6 +77,7 @@ class Baseline(Part):
     schema_version: Literal[1] = SCHEMA_VERSION
     recipe: str
     recipe_sha256: str = Field(description="of the recipe with every default")
+    device: str | None = Field(None, description="by its name in devices.yaml; null: the machine that built")
     images: Images
     engines: dict[str, BaselineEngine] = Field(min_length=1)
 
@@ -96,13 +97,15 @@ class Baseline(Part):
 
     def to_json(self) -> str:
         """The file's text; the same run gives the same bytes."""
-        return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        content = self.model_dump(mode="json", exclude=None if self.device else {"device"})
+        return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def make_baseline(run: Run) -> Baseline:
     """What is kept of a run."""
     return Baseline(
         recipe=str(run.report.recipe.get("name")), recipe_sha256=recipe_digest(run.report),
+        device=run.device,
         images=Images(n=len(run.labels), keys_sha256=run.keys_sha256, labels_sha256=run.labels_sha256),
         engines={engine.name: kept(engine, run) for engine in run.report.engines if engine.built})
 
@@ -144,6 +147,8 @@ def recipe_digest(report: Report) -> str:
 
 def default_file(run: Run) -> Path:
     """baselines/<recipe>.<device>.json, since a baseline belongs to a device."""
+    if run.device:
+        return Path("baselines") / f"{run.report.recipe.get('name')}.{run.device}.json"
     found = [conditions(engine, run.report).device for engine in run.report.engines if engine.name in run.codes]
     device = next((device for device in found if device), "unknown device")
     slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")

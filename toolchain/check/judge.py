@@ -24,6 +24,7 @@ def check(run: Run, baseline: Baseline, asked: Tolerances, file: Path | str = "t
     for engine in run.report.engines:
         before = baseline.engines.get(engine.name)
         found += _presence(engine, before)
+        found += _golden(engine, run)
         if before and engine.built:
             found += [*_sizes(engine, before, asked), *_memory(engine, before, run, asked),
                       *latency_findings(engine, before, run, asked)]
@@ -39,7 +40,14 @@ def notices(run: Run, baseline: Baseline, asked: Tolerances) -> list[str]:
     other = [] if baseline.recipe == name else [
         f"the baseline is of the recipe {baseline.recipe!r}, this run of {name!r}: if that is not meant, name the "
         "baseline of this recipe"]
+    if baseline.device != run.device:
+        other.append(f"the baseline is of {_place(baseline.device)}, this run of {_place(run.device)}: if that is not "
+                     "meant, name the baseline of this one")
     return other + slower_references(run, baseline, asked)
+
+
+def _place(device: str | None) -> str:
+    return f"the device {device!r}" if device else "a machine that built it"
 
 
 def _same_images(run: Run, baseline: Baseline, file: Path | str) -> None:
@@ -67,14 +75,22 @@ def _presence(engine: EngineResult, before: BaselineEngine | None) -> Iterable[F
                       f"the baseline's was measured, this one was not: {engine.reason}")
 
 
+def _golden(engine: EngineResult, run: Run) -> Iterable[Finding]:
+    """Of a device: it is told there, and nowhere else, since a build holds its own engines to it."""
+    if getattr(engine, "golden_held", None) is False:
+        yield Finding(engine.name, "golden answers", "regression",
+                      f"on {run.device} it does not answer the golden inputs as where it was built")
+
+
 def _gone(run: Run, baseline: Baseline, names: list[str]) -> Iterable[Finding]:
+    place = f"on {run.device}" if run.device else "here"
     same = baseline.recipe_sha256 == recipe_digest(run.report)
     for name in baseline.engines:
         if name not in names:
             yield Finding(name, "engine", "not enough evidence",
-                          "not in this run, though the recipe is the baseline's: is its runtime installed here?" if same
-                          else "not in this run, whose recipe is another than the baseline's: make the baseline anew "
-                          "if that is meant")
+                          f"not in this run, though the recipe is the baseline's: is its runtime installed {place}?"
+                          if same else "not in this run, whose recipe is another than the baseline's: make the "
+                          "baseline anew if that is meant")
 
 
 def _sizes(engine: EngineResult, before: BaselineEngine, asked: Tolerances) -> Iterable[Finding]:

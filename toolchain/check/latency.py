@@ -37,7 +37,7 @@ def latency_findings(engine: EngineResult, before: BaselineEngine, run: Run, ask
         short = {OURS: found.needed, THEIRS: found.baseline_needed}
         quiet = " and ".join(f"{whose} was inconclusive ({why})" for whose, why in doubted.items() if short[whose])
         fewer = f". Fewer do on a quiet machine: {quiet}" if quiet else ""
-        words += f"; {_rounds(found, len(was), len(now))}{fewer}"
+        words += f"; {_rounds(found, len(was), len(now), run.on)}{fewer}"
     elif outcome == "regression" and doubted:
         outcome, words = "not enough evidence", f"{words}, but {_remeasured(doubted, run)}"
     yield Finding(engine.name, "latency", outcome, words, {
@@ -87,23 +87,24 @@ def _remeasured(doubted: dict[str, str], run: Run) -> str:
     A finished measurement is kept, and one whose settings changed is done again: hence another number of attempts.
     """
     attempts = int((run.report.recipe.get("measure") or {}).get("attempts") or 2) + 2
-    again = f"on a quiet machine with --set measure.attempts={attempts}"
+    again = f"on a quiet machine with {run.on}--set measure.attempts={attempts}"
     ways = {OURS: f"build again {again}", THEIRS: f"write it anew from a build {again}"}
     return "; ".join(f"{whose} was inconclusive ({why}): {ways[whose]}" for whose, why in doubted.items())
 
 
-def _rounds(found: Slowdown, was: int, now: int) -> str:
-    """Which side has too few rounds, how many would decide, and how to get them. was, now: the rounds there are."""
+def _rounds(found: Slowdown, was: int, now: int, on: str) -> str:
+    """Which side has too few rounds, how many would decide, and how to get them. was, now: the rounds there are. on: of
+    the run."""
     ours, theirs = found.needed, found.baseline_needed
     about = "at least" if min(was, now) < FEWEST_ROUNDS else "about"
     if ours and theirs:
         return (f"both have too few rounds: {about} {ours:,} in this run (now {now}) and {theirs:,} in the baseline "
-                f"(now {was}) would decide; build again with --set measure.rounds={ours}, and write the baseline anew "
-                f"from a build with --set measure.rounds={theirs}")
+                f"(now {was}) would decide; build again with {on}--set measure.rounds={ours}, and write the baseline "
+                f"anew from a build with {on}--set measure.rounds={theirs}")
     if ours:
-        return (f"this run has too few rounds: {about} {ours:,} would decide (now {now}); build again with --set "
+        return (f"this run has too few rounds: {about} {ours:,} would decide (now {now}); build again with {on}--set "
                 f"measure.rounds={ours}")
     if theirs:
         return (f"the baseline has too few rounds: {about} {theirs:,} would decide (now {was}); write it anew from a "
-                f"build with --set measure.rounds={theirs}")
+                f"build with {on}--set measure.rounds={theirs}")
     return "too near the limit for any number of rounds: choose another --latency"

@@ -11,6 +11,9 @@ from toolchain.cli.options import app
 
 RunArgument = Annotated[Path, typer.Argument(
     metavar="RUN", help="Folder of a finished build, such as build/vgg11_int8")]
+DeviceOption = Annotated[str | None, typer.Option(
+    "--device", metavar="NAME", help="What RUN did on this device, as `build --on NAME` left it in RUN/devices/NAME  "
+    "\\[default: on the machine that built it]")]
 
 
 @app.command(rich_help_panel="Check")
@@ -19,22 +22,28 @@ def baseline(
     out: Annotated[Path | None, typer.Option(
         "--out", "-o", metavar="FILE", help="The file, for git; - is stdout  \\[default: "
                                        "baselines/<recipe>.<device>.json]")] = None,
+    device: DeviceOption = None,
 ) -> None:
     """Write down what RUN is, for `check` to compare later runs with: a small text file for git, one for each device.
 
     It holds each engine's answer to every test image (packed), sizes, memory,
     speed-up over FP32 by round, and where they were measured. Write it anew,
     and commit it, when a change is meant.
+
+    \b
+      toolchain baseline build/vgg11_int8 -o vgg11.json
+      toolchain baseline build/vgg11_int8 --device orin -o vgg11.orin.json
     """
     from toolchain.commands_check import run_baseline
 
-    run_baseline(run, out)
+    run_baseline(run, out, device)
 
 
 @app.command(rich_help_panel="Check")
 def check(
     run: RunArgument,
     baseline: Annotated[Path, typer.Option("--baseline", metavar="FILE", help="What `toolchain baseline` wrote.")],
+    device: DeviceOption = None,
     junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML; - is stdout.")] = None,
     json_: Annotated[Path | None, typer.Option(
         "--json", metavar="FILE", help="Write every figure as JSON; - is stdout.")] = None,
@@ -62,15 +71,17 @@ def check(
     interval, and like peak memory only under equal conditions. Where evidence
     is missing, the number of images or rounds that would decide is said, and
     whose they are. Files of RUN that were altered are refused (8), and missing
-    ones (9).
+    ones (9). With --device, what engines did on a device is judged by the same
+    rules: its own FP32 engines, conditions and golden answers.
 
     \b
       toolchain baseline build/vgg11_int8 -o vgg11.json
       toolchain check build/vgg11_int8 --baseline vgg11.json --junit check.xml
       toolchain check build/vgg11_int8 --baseline vgg11.json --margin 1 --all
+      toolchain check build/vgg11_int8 --device orin --baseline vgg11.orin.json
     """
     from toolchain.check.finding import Tolerances
     from toolchain.commands_check import run_check
 
     asked = Tolerances(margin, alpha, beta, None if no_latency else latency, size, memory)
-    raise typer.Exit(run_check(run, baseline, asked, junit, github, json_, all_))
+    raise typer.Exit(run_check(run, baseline, asked, junit, github, json_, all_, device))

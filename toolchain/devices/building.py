@@ -74,8 +74,9 @@ async def build(link: Link, asked: Sequence[Portable], on: Judged, folder: Path)
     judged = await job(link, "accuracy", content)
     timed = await job(link, "bench", content)
     folder.mkdir(parents=True, exist_ok=True)
-    for answer in (judged, timed):
-        await link.fetch(posixpath.join(link.folder, answer["file"]), folder / posixpath.basename(answer["file"]))
+    came = {"predictions.npz": judged["file"], "latency.npz": timed["file"]}
+    for file, there in came.items():
+        await link.fetch(posixpath.join(link.folder, there), folder / file)
     with np.load(folder / "latency.npz", allow_pickle=False) as stored:
         samples = {name: np.asarray(stored[name], np.float64) for name in timed["engines"]}
     engines = []
@@ -87,6 +88,7 @@ async def build(link: Link, asked: Sequence[Portable], on: Judged, folder: Path)
         await _bring(link, told, folder / "engines" / name)
         engines.append({
             "name": name, "built": True, "onnx_sha256": own[name][0].record.onnx_sha256,
+            "weight_bytes": own[name][0].record.weight_bytes,
             **{field: told[field] for field in ("sha256", "engine_bytes", "runtime_version")},
             "golden_held": replayed[name]["held"] if name in replayed else None,
             "golden_distance": replayed[name]["distance"] if name in replayed else None,
@@ -97,7 +99,7 @@ async def build(link: Link, asked: Sequence[Portable], on: Judged, folder: Path)
     machine = (facts["gpu"] or {}).get("name") or facts["cpu"]
     return {"name": link.name, "machine": machine, "batch": timed["batch"], "threads": timed["threads"],
             "engines": engines, "left_out": left_out, "machine_settings": timed["conditions"]["after"],
-            "environment": dict(facts)}
+            "environment": dict(facts), "files": {name: sha256_file(folder / name) for name in came}}
 
 
 def _own(asked: Sequence[Portable], facts: Mapping[str, Any]

@@ -26,6 +26,7 @@ class DeviceEngine(Part):
     sha256: str | None = None
     onnx_sha256: str | None = Field(None, description="of the file it was built from")
     engine_bytes: Bytes | None = None
+    weight_bytes: Bytes | None = None
     runtime_version: str | None = None
     golden_held: bool | None = Field(None, description="it answers golden inputs as where it came from; null: none")
     golden_distance: float | None = Field(None, ge=0, description="|logits - golden| / |golden|")
@@ -51,6 +52,7 @@ class DeviceResult(Part):
     environment: dict[str, Any] | None = Field(None, description="what `device probe` tells: versions, GPU, JetPack")
     engines: list[DeviceEngine] = []
     left_out: dict[str, str] = Field({}, description="engine -> why it is not for this device")
+    files: dict[str, str] = Field({}, description="SHA-256 of predictions.npz and latency.npz, as they came from there")
 
 
 INTRO = "Built, judged on the test images and timed on the devices themselves."
