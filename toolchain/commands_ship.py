@@ -142,7 +142,7 @@ def _show(bundle: Bundle, takes: str | None, device: str | None) -> None:
 
 
 def _fitting(manifest: dict, device: str, devices: Path | None, otherwise: str) -> str:
-    from toolchain.ship.device import facts
+    from toolchain.devices.named import facts
 
     try:
         return fitting(manifest, facts(device, devices))
