@@ -33,9 +33,16 @@ async def handle(process: asyncssh.SSHServerProcess) -> None:
         process.exit(code)
 
 
+class Forwarding(asyncssh.SSHServer):
+    """Lets itself be used as a jump host, as sshd does."""
+
+    def connection_requested(self, *_: object) -> bool:
+        return True
+
+
 async def main(port: int, host_key: str, authorized: str, sftp: str) -> None:
     await asyncssh.listen("127.0.0.1", port, server_host_keys=[host_key], authorized_client_keys=authorized,
-                          process_factory=handle, sftp_factory=sftp != "none", encoding=None)
+                          server_factory=Forwarding, process_factory=handle, sftp_factory=sftp != "none", encoding=None)
     print("listening", flush=True)
     await asyncio.Event().wait()
 

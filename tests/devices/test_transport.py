@@ -8,7 +8,7 @@ import pytest
 from device_shop import small_disk, unmounted
 from ssh_line import Line
 
-from toolchain.devices import connect, transport
+from toolchain.devices import connect, remote, transport
 from toolchain.devices.file import Device
 from toolchain.devices.pieces import CHUNK
 from toolchain.devices.transport import Link
@@ -107,6 +107,21 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(line: Line, device: De
         assert Path(push(small, BYTES[: 5 * CHUNK // 2])).read_bytes() == BYTES[: 5 * CHUNK // 2]
     finally:
         unmounted(folder)
+
+
+def test_a_file_that_changes_here_while_it_is_sent_is_named_and_not_taken(device: Device, tmp_path: Path) -> None:
+    (tmp_path / "a.bundle").write_bytes(b"what it became")
+    asked = hashlib.sha256(b"what it was").hexdigest()
+
+    async def act(source: bytes | Path) -> None:
+        async with Link("orin", device) as link:
+            await remote.send(link, {asked: source})
+
+    with pytest.raises(DeviceError, match="^orin: .*/a.bundle changed here while it was sent; run the same command again when"):
+        asyncio.run(act(tmp_path / "a.bundle"))
+    with pytest.raises(DeviceError, match="^orin: a file did not arrive as it is, twice; is the disk with .*ours sound"):
+        asyncio.run(act(b"bytes that came out otherwise"))
+    assert [path.name for path in (Path(device.folder) / "store").iterdir() if path.name.startswith(asked)] == []
 
 
 def test_a_folder_that_is_not_the_users_is_told(server, device: Device) -> None:

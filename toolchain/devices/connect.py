@@ -1,22 +1,24 @@
-"""Opening an SSH connection: keys and known hosts alone, and one sentence for each way in which it can fail."""
+"""Opening an SSH connection, by way of jump hosts where ~/.ssh/config has them: with keys and known hosts alone."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import socket
 from pathlib import Path
 from typing import Any
 
 import asyncssh
+from pydantic import ValidationError
 
-from toolchain.devices.file import Device
-from toolchain.errors import DeviceError
+from toolchain.devices import denied
+from toolchain.devices.file import Device, parsed
+from toolchain.devices.keys import DEFAULTS, entering, shut
+from toolchain.errors import DeviceError, RecipeError
 
 CONNECT_S, LOGIN_S = 15, 30
 KEEPALIVE_S, KEEPALIVES = 15, 3  # a line that says nothing for 45 s is cut
-KNOWN_HOSTS = Path("~/.ssh/known_hosts")
+JUMPS = 8  # where there are more, they go in a circle
+Connection = asyncssh.SSHClientConnection
 
 logging.getLogger("asyncssh").setLevel(logging.CRITICAL)  # what matters is told in our words
 
@@ -25,98 +27,102 @@ class Unreachable(DeviceError):
     """Nobody answers there now; another moment may be better."""
 
 
-async def connected(name: str, device: Device) -> asyncssh.SSHClientConnection:
+async def connected(name: str, device: Device) -> Connection:
     """A connection to the device. Raises Unreachable, or DeviceError for what trying again does not mend."""
-    if device.key_file and not (key := Path(device.key_file).expanduser()).is_file():
-        raise DeviceError(f"{name}: there is no private key {key}; mend key_file in devices.yaml")
-    client = _Client()
+    return await _entered(name, device, None, 0)
+
+
+async def _entered(name: str, device: Device, tunnel: Connection | None, depth: int) -> Connection:
+    """A connection through the tunnel, or by way of the device's own jump hosts. depth: for how many this is one."""
     try:
-        options = _options(device)
-        files = asyncssh.SSHClientConnectionOptions(host=device.host, config=(), **options).known_hosts
-        if files is None:  # which would mean: believe anybody
-            raise DeviceError(f"{name}: ~/.ssh/config has UserKnownHostsFile none for {device.host}, and a device is "
-                              "never entered without knowing its host key; remove that line")
-        return await asyncssh.connect(device.host, client_factory=lambda: client, known_hosts=files, **options)
+        options = {**_options(device), **(entering(name, device.key_file) if device.key_file else {})}
+        known = asyncssh.SSHClientConnectionOptions(host=device.host, config=(), **options)  # with ~/.ssh/config
+        if tunnel is None:
+            tunnel = await _jumped(name, device, known.tunnel, depth)
+        connection = await _made(name, device, tunnel, depth, options, known)
+    except BaseException as error:
+        if tunnel is not None:
+            tunnel.abort()
+        if isinstance(error, FileNotFoundError):
+            raise DeviceError(f"{name}: ~/.ssh/config names the private key {error.filename} for {device.host}, which "
+                              "is not there; mend IdentityFile") from None
+        if isinstance(error, (asyncssh.KeyImportError, asyncssh.KeyEncryptionError)):
+            raise DeviceError(f"{name}: the private key {device.key_file or 'of ~/.ssh'} cannot be opened "
+                              f"({error})") from None
+        if isinstance(error, asyncssh.ConfigParseError):
+            raise DeviceError(f"{name}: ~/.ssh/config: {error}") from None
+        raise
+    if tunnel is not None:
+        connection.set_tunnel(tunnel)  # which is closed with it
+    return connection
+
+
+async def _made(name: str, device: Device, tunnel: Connection | None, depth: int, options: dict[str, Any],
+                known: asyncssh.SSHClientConnectionOptions) -> Connection:
+    """The connection itself. known: the options, with what ~/.ssh/config adds."""
+    client, files = _Client(), known.known_hosts
+    if files is None:  # which would mean: believe anybody
+        raise DeviceError(f"{name}: ~/.ssh/config has UserKnownHostsFile none for {device.host}, and a device is never "
+                          "entered without knowing its host key; remove that line")
+    try:
+        return await asyncssh.connect(device.host, client_factory=lambda: client, known_hosts=files, tunnel=tunnel,
+                                      **options)
     except asyncssh.HostKeyNotVerifiable:
-        raise DeviceError(f"{name}: {_host_key(device, client, files)}") from None
+        raise DeviceError(f"{name}: {denied.host_key(device, client.seen, client.asked, files)}") from None
     except asyncssh.PermissionDenied:
-        raise DeviceError(f"{name}: {client.user or device.user or 'the user'} is not let in on {_place(device)} with "
-                          f"any key of this machine; put one there: {_command('ssh-copy-id', device)}") from None
+        told = denied.not_let_in(device, known.username, *await shut(_private_keys(device, known), known.agent_path))
+        raise DeviceError(f"{name}: {told}") from None
     except asyncssh.KeyExchangeFailed as error:
-        raise DeviceError(f"{name}: {_place(device)} and this machine share no way to talk ({error.reason}); if its "
-                          f"host key was replaced: {_forget(device)}") from None
-    except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
-        raise DeviceError(f"{name}: the private key {device.key_file or 'of ~/.ssh'} cannot be opened ({error}); if it "
-                          "is locked by a passphrase, give it to the agent: ssh-add") from None
-    except asyncssh.ConfigParseError as error:
-        raise DeviceError(f"{name}: ~/.ssh/config: {error}") from None
+        raise DeviceError(f"{name}: {denied.place(device)} and this machine share no way to talk ({error.reason}); if "
+                          f"its host key was replaced: {denied.forget(device)}") from None
+    except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError, asyncssh.ConfigParseError, FileNotFoundError):
+        raise
     except (OSError, asyncio.TimeoutError, asyncssh.Error) as error:
-        raise Unreachable(f"{name}: {_unreached(device, error)}") from None
+        way = str(tunnel.get_extra_info("host")) if tunnel is not None else None
+        mend = "ProxyJump in ~/.ssh/config" if depth else "host in devices.yaml"
+        raise Unreachable(f"{name}: {denied.unreached(device, error, way, mend, CONNECT_S)}") from None
+
+
+async def _jumped(name: str, device: Device, jumps: Any, depth: int) -> Connection | None:
+    """A connection to the last of the jump hosts "[user@]host[:port],…", each by way of the one before."""
+    if not isinstance(jumps, str) or jumps.lower() == "none":
+        return None
+    if depth >= JUMPS:
+        raise DeviceError(f"{name}: ~/.ssh/config has more than {JUMPS} jump hosts on the way; do they go in a circle? "
+                          "Mend ProxyJump")
+    tunnel = None
+    for text in jumps.split(","):
+        try:
+            jump = Device.model_validate(parsed(text))
+        except (RecipeError, ValidationError):
+            raise DeviceError(f"{name}: ~/.ssh/config has a ProxyJump for {device.host} that is not understood; "
+                              "expected [user@]host[:port]") from None
+        if jump.host != device.host:  # as with `Host *`, which holds for the jump host too
+            tunnel = await _entered(f"{name}: its jump host {denied.place(jump)}", jump, tunnel, depth + 1)
+    return tunnel
 
 
 def _options(device: Device) -> dict[str, Any]:
     """What is not left to ~/.ssh/config. Neither a password nor anything else but a key is ever offered."""
-    given = {"port": device.port, "username": device.user, "client_keys": device.key_file}
+    given = {"port": device.port, "username": device.user}
     return {**{key: value for key, value in given.items() if value is not None},
             "preferred_auth": "publickey", "password_auth": False, "kbdint_auth": False, "host_based_auth": False,
             "gss_host": None, "agent_forwarding": False, "connect_timeout": CONNECT_S, "login_timeout": LOGIN_S,
             "keepalive_interval": KEEPALIVE_S, "keepalive_count_max": KEEPALIVES}
 
 
+def _private_keys(device: Device, known: asyncssh.SSHClientConnectionOptions) -> list[Path]:
+    """Those that could have been offered, open or locked."""
+    listed: Any = known.config.get("IdentityFile") or [f"~/.ssh/{name}" for name in DEFAULTS]
+    return [Path(path).expanduser() for path in ([device.key_file] if device.key_file else listed)]
+
+
 class _Client(asyncssh.SSHClient):
     """Notes the host key that is in no known_hosts, and refuses it."""
 
     seen: asyncssh.SSHKey | None = None
-    user: str | None = None
     asked: tuple[str, str, int | None] = ("", "", None)
-
-    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
-        self.user = conn.get_extra_info("username")
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
         self.seen, self.asked = key, (host, addr, port if port != 22 else None)
         return False
-
-
-def _host_key(device: Device, client: _Client, files: Any) -> str:
-    """Why the host key is refused: never seen, or another one than known."""
-    if client.seen is None:
-        return f"the host key of {_place(device)} is refused: it was revoked, or is not what its certificate says"
-    shown = f"{client.seen.get_algorithm()} {client.seen.get_fingerprint()}"
-    if _known(client, files):
-        return (f"the host key of {_place(device)} is {shown}, and known_hosts has another: somebody may stand in "
-                f"between, or the device was set up anew; only if you know that it was: {_forget(device)}")
-    return (f"{_place(device)} has never been seen from here; its host key is {shown}: compare that with the device's "
-            f"own (ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub), then accept it: {_command('ssh', device)} true")
-
-
-def _known(client: _Client, files: Any) -> bool:
-    """Whether known_hosts has any key for it."""
-    path = KNOWN_HOSTS.expanduser()
-    found = files or (str(path) if path.is_file() else b"")
-    return bool(asyncssh.match_known_hosts(found, *client.asked)[0])
-
-
-def _unreached(device: Device, error: Exception) -> str:
-    place, code = _place(device), getattr(error, "errno", None)
-    if isinstance(error, socket.gaierror):
-        return f"no machine is called '{device.host}' here ({error.strerror}); mend host in devices.yaml"
-    if isinstance(error, ConnectionRefusedError) or code == errno.ECONNREFUSED:
-        return f"{place} refuses connections: it is up, and no SSH server listens there"
-    if isinstance(error, (asyncio.TimeoutError, TimeoutError)):
-        return f"{place} does not answer ({CONNECT_S} s); is it on, and in this network?"
-    return f"{place} cannot be reached ({error})"
-
-
-def _place(device: Device) -> str:
-    return device.address.removeprefix("ssh://")
-
-
-def _command(program: str, device: Device) -> str:
-    port = f" -p {device.port}" if device.port else ""
-    return f"{program}{port} {f'{device.user}@' if device.user else ''}{device.host}"
-
-
-def _forget(device: Device) -> str:
-    host = f"'[{device.host}]:{device.port}'" if device.port and device.port != 22 else device.host
-    return f"ssh-keygen -R {host}"
