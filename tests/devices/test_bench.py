@@ -115,6 +115,12 @@ def test_of_a_build_what_the_device_cannot_run_is_left_out(bench: Path, capsys: 
     assert command("bench", "run", "--on", "orin", *QUICK, "--json", "out.json") == 0
     assert "orin: left out: run:int8.theirs: is not for this device: it runs in tensorrt" in capsys.readouterr().err
     assert [row["name"] for row in json.loads((bench / "out.json").read_text())["rows"]] == ["run:fp32.mine"]
+    junk = engine(bench / "run" / "engines" / "int4.mine", sha256=hashlib.sha256(b"junk").hexdigest())
+    (junk / "engine.onnx").write_bytes(b"junk")
+    assert command("bench", "run", "--on", "orin", *QUICK, "--json", "out.json") == 0  # as one that its version is too old for
+    assert re.search(r"orin: left out: run:int4\.mine: engine\.onnx: ONNX Runtime \S+ refuses it", capsys.readouterr().err)
+    assert [row["name"] for row in json.loads((bench / "out.json").read_text())["rows"]] == ["run:fp32.mine"]
+    shutil.rmtree(bench / "run" / "engines" / "int4.mine")
     shutil.rmtree(bench / "run" / "engines" / "fp32.mine")
     assert command("bench", "run", "--on", "orin", *QUICK) == 6
     assert "orin: none of these engines can run there: run:int8.theirs: " in capsys.readouterr().err

@@ -63,12 +63,14 @@ async def bench(link: Link, asked: Sequence[Timed], how: Mapping[str, Any], thre
         await _stopped(link, content["id"], isinstance(error, (asyncio.CancelledError, KeyboardInterrupt)))
         raise
     await ask(link, "drop", content["id"])
-    rows = []
+    rows, first = [], next(iter(samples))
     for one, name, engine in zip(files, names, engines, strict=True):
+        if name not in samples:
+            continue
         told, ms = answer["engines"][name], samples[name]
         rows.append({
             "name": one.name, "input": told["input"], "latency_ms": summary(ms),
-            "ratio": speedup(samples[names[0]], ms, how["seed"]) if name != names[0] else None,
+            "ratio": speedup(samples[first], ms, how["seed"]) if name != first else None,
             "images_per_s": 1e3 * how["batch"] / float(np.median(ms)), "validity": told["validity"],
             "runtime": engine["runtime"], "with_transfers_ms": told["with_transfers"], "energy": told["energy"]})
     return {"rows": rows, "threads": answer["threads"], "environment": facts, "conditions": answer["conditions"]}
@@ -77,14 +79,17 @@ async def bench(link: Link, asked: Sequence[Timed], how: Mapping[str, Any], thre
 async def _measured(
     link: Link, content: Mapping[str, Any], known: Mapping[str, Timed]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The answer to the job, and every engine's milliseconds (rounds, runs). known: the files, by their names there."""
+    """The answer to the job, and the milliseconds (rounds, runs) of every engine that could be built there. known: the
+    files, by their names there.
+    """
     if any("onnx" in engine for engine in content["engines"]):
         _all_built((await _asked(link, "build", content, known))["engines"], known, link)
     answer = await _asked(link, "bench", content, known)
     with TemporaryDirectory(prefix="toolchain-bench-") as scratch:
         await link.fetch(f"{link.folder}/{answer['file']}", Path(scratch) / "latency.npz")
         with np.load(Path(scratch) / "latency.npz", allow_pickle=False) as stored:
-            return answer, {name: np.asarray(stored[name], np.float64) for name in known}
+            return answer, {name: np.asarray(stored[name], np.float64) 
+                            for name in known if name in answer["engines"]}
 
 
 async def _stopped(link: Link, name: str, interrupted: bool) -> None:
@@ -122,8 +127,9 @@ def _engine(one: Timed, name: str, link: Link, facts: Mapping[str, Any]) -> dict
     if one.record is None:
         return blank | {"precision": "fp32", "compute": "fp32"} | _onnx(one, link, facts)
     record = one.record
+    opens = one.optional and record.runtime == "onnxruntime"  # what is built there is opened first, and may fail alone
     return blank | {"precision": record.precision, "compute": record.compute, "runtime": record.runtime,
-                    "target": record.target, "file": one.sha256, "batch": record.profile,
+                    "target": record.target, "onnx" if opens else "file": one.sha256, "batch": record.profile,
                     "weight_bytes": record.weight_bytes}
 
 
@@ -157,7 +163,10 @@ async def _asked(
 def _all_built(engines: Mapping[str, Any], files: Mapping[str, Timed], link: Link) -> None:
     for name, told in engines.items():
         if "error" in told:
-            raise EngineError(f"{link.name}: {files[name].name}: {told['error']}")
+            why = f"{files[name].name}: " + str(told["error"]).removeprefix(f"{name}: ")
+            if not files[name].optional:
+                raise EngineError(f"{link.name}: {why}")
+            log(f"{link.name}: left out: {why}")
 
 
 def _plain(names: Sequence[str]) -> list[str]:
