@@ -88,7 +88,7 @@ async def _measured(
     with TemporaryDirectory(prefix="toolchain-bench-") as scratch:
         await link.fetch(f"{link.folder}/{answer['file']}", Path(scratch) / "latency.npz")
         with np.load(Path(scratch) / "latency.npz", allow_pickle=False) as stored:
-            return answer, {name: np.asarray(stored[name], np.float64) 
+            return answer, {name: np.asarray(stored[name], np.float64)
                             for name in known if name in answer["engines"]}
 
 
