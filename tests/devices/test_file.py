@@ -173,6 +173,12 @@ def test_a_port_that_is_no_number_is_refused(tmp_path: Path) -> None:
     assert "orin.port: found True, expected a port from 1 to 65535" in refusal(tmp_path / "devices.yaml", "orin: {host: a, port: true}\n")
 
 
+def test_what_yaml_takes_for_something_else_than_text_is_to_be_put_in_quotes(tmp_path: Path) -> None:
+    told = refusal(tmp_path / "devices.yaml", "orin: {host: on, user: 1000}\n")
+    assert "1: orin.host: found True, expected text; put it in quotes" in told and "1: orin.user: found 1000, expected text" in told
+    assert "1: found the name '7', expected letters" in (told := refusal(tmp_path / "devices.yaml", "7: {host: a}\n")) and "quotes" in told
+
+
 def test_an_unknown_device_names_some_of_many(tmp_path: Path) -> None:
     (path := tmp_path / "devices.yaml").write_text("".join(f"d{number}: {{host: h{number}}}\n" for number in range(3000)))
     with pytest.raises(RecipeError) as told:

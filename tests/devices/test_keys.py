@@ -103,7 +103,7 @@ def test_a_locked_key_without_an_agent_is_the_cause_that_is_told(
     (ssh / "config").write_text(f"Host *\n  IdentityFile {locked}\n")
     assert f"{locked} is locked by a passphrase" in refusal(device) and "ssh-copy-id" in refusal(device)
     (ssh / "config").write_text(f"Host *\n  IdentityFile {tmp_path}/nowhere\n")
-    assert f"names the private key {tmp_path}/nowhere for 127.0.0.1, which is not there; mend IdentityFile" in refusal(device)
+    assert f"{tmp_path}/nowhere cannot be read (No such file or directory); mend it, or IdentityFile in ~/.ssh/config" in refusal(device)
 
 
 def test_the_agents_other_keys_are_not_offered_for_a_locked_key_file(

@@ -76,9 +76,15 @@ def test_a_python_that_is_too_old_is_told_though_the_shell_prints_last(reached: 
         asked(reached(str(old), forced=PRINTS if reached.kind == "asyncssh" else ""), "probe")  # type: ignore[attr-defined]
 
 
-def test_a_login_shell_that_prints_into_sftp_is_blamed_itself(tmp_path: Path, reached: Reached) -> None:
-    if reached.kind == "asyncssh":  # type: ignore[attr-defined]
-        pytest.skip("asyncssh's SFTP does not go by way of a shell")
+def test_a_runner_that_is_killed_is_told_so_though_the_shell_prints_last(reached: Reached, tmp_path: Path) -> None:
+    (killed := tmp_path / "killed").write_text("#!/bin/sh\nkill -9 $$\n")
+    killed.chmod(0o755)
+    with pytest.raises(DeviceError, match="orin: `probe` was ended there by signal 9; out of memory[?]$"):
+        asked(reached(str(killed), forced=PRINTS if reached.kind == "asyncssh" else ""), "probe")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("reached", ["openssh"], indirect=True)  # asyncssh's SFTP does not go by way of a shell
+def test_a_login_shell_that_prints_into_sftp_is_blamed_itself(reached: Reached) -> None:
     with pytest.raises(DeviceError, match="orin: its login shell prints 'welcome.*before any program does.*for people alone"):
         asked(reached(sftp=sftp_server(), forced=PRINTS), "probe")
 

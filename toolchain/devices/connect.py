@@ -34,24 +34,16 @@ async def connected(name: str, device: Device) -> Connection:
 
 async def _entered(name: str, device: Device, tunnel: Connection | None, depth: int) -> Connection:
     """A connection through the tunnel, or by way of the device's own jump hosts. depth: for how many this is one."""
+    options, known = _options(name, device)
+    if tunnel is None:
+        tunnel = await _jumped(name, device, known.tunnel, depth)
     try:
-        options = {**_options(device), **(entering(name, device.key_file) if device.key_file else {})}
-        known = asyncssh.SSHClientConnectionOptions(host=device.host, config=(), **options)  # with ~/.ssh/config
-        if tunnel is None:
-            tunnel = await _jumped(name, device, known.tunnel, depth)
         connection = await _made(name, device, tunnel, depth, options, known)
-    except BaseException as error:
+    except BaseException:
         if tunnel is not None:
             tunnel.abort()
-        if isinstance(error, FileNotFoundError):
-            raise DeviceError(f"{name}: ~/.ssh/config names the private key {error.filename} for {device.host}, which "
-                              "is not there; mend IdentityFile") from None
-        if isinstance(error, (asyncssh.KeyImportError, asyncssh.KeyEncryptionError)):
-            raise DeviceError(f"{name}: the private key {device.key_file or 'of ~/.ssh'} cannot be opened "
-                              f"({error})") from None
-        if isinstance(error, asyncssh.ConfigParseError):
-            raise DeviceError(f"{name}: ~/.ssh/config: {error}") from None
         raise
+    connection.set_extra_info(called=denied.place(device))
     if tunnel is not None:
         connection.set_tunnel(tunnel)  # which is closed with it
     return connection
@@ -75,10 +67,8 @@ async def _made(name: str, device: Device, tunnel: Connection | None, depth: int
     except asyncssh.KeyExchangeFailed as error:
         raise DeviceError(f"{name}: {denied.place(device)} and this machine share no way to talk ({error.reason}); if "
                           f"its host key was replaced: {denied.forget(device)}") from None
-    except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError, asyncssh.ConfigParseError, FileNotFoundError):
-        raise
     except (OSError, asyncio.TimeoutError, asyncssh.Error) as error:
-        way = str(tunnel.get_extra_info("host")) if tunnel is not None else None
+        way = str(tunnel.get_extra_info("called")) if tunnel is not None else None
         mend = "ProxyJump in ~/.ssh/config" if depth else "host in devices.yaml"
         raise Unreachable(f"{name}: {denied.unreached(device, error, way, mend, CONNECT_S)}") from None
 
@@ -102,13 +92,26 @@ async def _jumped(name: str, device: Device, jumps: Any, depth: int) -> Connecti
     return tunnel
 
 
-def _options(device: Device) -> dict[str, Any]:
-    """What is not left to ~/.ssh/config. Neither a password nor anything else but a key is ever offered."""
+def _options(name: str, device: Device) -> tuple[dict[str, Any], asyncssh.SSHClientConnectionOptions]:
+    """What is not left to ~/.ssh/config, and all with what is. Neither a password nor anything else but a key is ever
+    offered. Raises DeviceError.
+    """
     given = {"port": device.port, "username": device.user}
-    return {**{key: value for key, value in given.items() if value is not None},
-            "preferred_auth": "publickey", "password_auth": False, "kbdint_auth": False, "host_based_auth": False,
-            "gss_host": None, "agent_forwarding": False, "connect_timeout": CONNECT_S, "login_timeout": LOGIN_S,
-            "keepalive_interval": KEEPALIVE_S, "keepalive_count_max": KEEPALIVES}
+    options = {**{key: value for key, value in given.items() if value is not None},
+               **(entering(name, device.key_file) if device.key_file else {}),
+               "preferred_auth": "publickey", "password_auth": False, "kbdint_auth": False, "host_based_auth": False,
+               "gss_host": None, "agent_forwarding": False, "connect_timeout": CONNECT_S, "login_timeout": LOGIN_S,
+               "keepalive_interval": KEEPALIVE_S, "keepalive_count_max": KEEPALIVES}
+    try:
+        return options, asyncssh.SSHClientConnectionOptions(host=device.host, config=(), **options)
+    except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
+        raise DeviceError(f"{name}: the private key {device.key_file or 'of ~/.ssh'} cannot be opened "
+                          f"({error})") from None
+    except asyncssh.ConfigParseError as error:
+        raise DeviceError(f"{name}: ~/.ssh/config: {error}") from None
+    except OSError as error:
+        raise DeviceError(f"{name}: {error.filename} cannot be read ({error.strerror}); mend it, or IdentityFile in "
+                          "~/.ssh/config where that names it") from None
 
 
 def _private_keys(device: Device, known: asyncssh.SSHClientConnectionOptions) -> list[Path]:

@@ -28,14 +28,20 @@ NO_SECRET = "take it out: devices are entered with keys alone (ssh-copy-id puts 
 SHOWN = 10  # names, where one is not found
 
 
+def _text(given: Any) -> Any:
+    if isinstance(given, (bool, int, float)):  # as YAML reads on, no, 1e3
+        raise ValueError(f"found {given}, expected text; put it in quotes")
+    return given
+
+
 def _host(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._:%-]*|::[0-9A-Fa-f:.]*", text):
         raise ValueError("expected the name or address of a machine, or a Host of ~/.ssh/config")
     return text
 
 
-def _user(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._@-]*\$?", text):
+def _user(text: str | None) -> str | None:
+    if text is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._@-]*\$?", text):
         raise ValueError("expected the name of a user")
     return text
 
@@ -66,9 +72,9 @@ class Device(Section):
     machine; left out: those of ~/.ssh and of the agent.
     """
 
-    host: Annotated[str, AfterValidator(_host)]
+    host: Annotated[str, BeforeValidator(_text), AfterValidator(_host)]
     port: Annotated[int | None, BeforeValidator(_port)] = Field(None, ge=1, le=65535)
-    user: Annotated[str, AfterValidator(_user)] | None = None
+    user: Annotated[str | None, BeforeValidator(_text), AfterValidator(_user)] = None
     folder: Annotated[str, AfterValidator(_folder)] = "~/.toolchain"
     python: Annotated[str, AfterValidator(_program)] = "python3"
     runtime: Literal["onnxruntime", "tensorrt"] | None = None
@@ -94,8 +100,8 @@ def load_devices(path: Path) -> dict[str, Device]:
         return {}
     data, lines = read_yaml(path, "names of devices, each with host, user, …")
     origin = {where: f"{path}:{line}" for where, line in lines.items()}
-    wrong = [f"{origin.get((name,), path)}: found the name '{name}', expected letters, digits, '.', '_' and '-'"
-             for name in data if not NAME.fullmatch(str(name))]
+    wrong = [f"{origin.get((name,), origin.get((str(name),), path))}: {_misnamed(name)}" for name in data
+             if not isinstance(name, str) or not NAME.fullmatch(name)]
     wrong += [f"{origin.get(where, path)}: {'.'.join(map(str, where))}: has a password in it; {NO_SECRET}"
               for where in _secrets(data)]
     if wrong:
@@ -104,6 +110,11 @@ def load_devices(path: Path) -> dict[str, Device]:
         return TypeAdapter(dict[str, Device]).validate_python(data)
     except ValidationError as error:
         raise RecipeError(explain(error, data, origin, str(path), Device)) from None
+
+
+def _misnamed(name: Any) -> str:
+    quotes = "" if isinstance(name, str) else "; put it in quotes"
+    return f"found the name '{name}', expected letters, digits, '.', '_' and '-'{quotes}"
 
 
 def _blank(path: Path) -> bool:
@@ -164,7 +175,7 @@ def _is_ipv6(text: str) -> bool:
 def add(path: Path, name: str, settings: Mapping[str, str | int | None]) -> Device:
     """Write a device into the file; what else stands there stays as it is. Raises RecipeError, WorkDirError."""
     if not NAME.fullmatch(name):
-        raise RecipeError(f"device add: found the name '{name}', expected letters, digits, '.', '_' and '-'")
+        raise RecipeError(f"device add: {_misnamed(name)}")
     if name in load_devices(path):
         raise RecipeError(f"{path}: has a device '{name}' already; remove it first: toolchain device remove {name}")
     given = {key: value for key, value in settings.items() if value is not None}

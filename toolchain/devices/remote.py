@@ -64,9 +64,9 @@ def _answer(name: str, python: str, word: str, done: Done) -> dict[str, Any]:
         if done.code in (NOT_FOUND, NOT_RUNNABLE):
             told = (f"there is no program {python} that this user can start; install python3 there, or "
                     "name it in devices.yaml (python)")
-        if done.code < 0:
-            memory = "; out of memory?" if done.code == -9 else ""
-            told = f"`{word}` was ended there by signal {-done.code}{memory}"
+        if signal := _signal(done):
+            memory = "; out of memory?" if signal == 9 else ""
+            told = f"`{word}` was ended there by signal {signal}{memory}"
         raise (BundleRefused if done.code == REFUSED else DeviceError)(f"{name}: {plain(told)}")
     for line in reversed(done.out.splitlines()):  # a login shell may print before and behind it
         with suppress(ValueError):
@@ -74,6 +74,13 @@ def _answer(name: str, python: str, word: str, done: Done) -> dict[str, Any]:
             if isinstance(answer, dict) and "progress" not in answer:
                 return answer
     raise DeviceError(f"{name}: `{word}` gave no answer that can be read: {done.out.strip()[-200:]!r}")
+
+
+def _signal(done: Done) -> int:
+    """What ended the runner, though it may be a login shell that tells it, in its own way; 0: it ended by itself."""
+    if done.code < 0:
+        return -done.code
+    return done.code - 128 if done.code > 128 and END not in done.err else 0
 
 
 async def job(link: Link, command: str, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,13 +151,16 @@ class _Progress:
             self.told, self.since = f"  {self.name}: {plain(str(found['doing']))}{share}", time.monotonic()
 
     async def repeated(self) -> None:
-        """Show it until cancelled."""
+        """Show it until cancelled; what stays the same is shown less and less often."""
         await asyncio.sleep(FIRST_S)
+        shown, due_s = "", 0.0
         while True:
-            if self.told:
-                seconds = time.monotonic() - self.since
-                log(self.told + (f" ({seconds:.0f} s)" if seconds >= LINE_EVERY_S else ""))
-            await asyncio.sleep(LINE_EVERY_S if self.told else FIRST_S)
+            seconds = time.monotonic() - self.since
+            if self.told and (self.told != shown or seconds >= due_s):
+                log(self.told + (f" ({seconds:.0f} s)" if self.told == shown else ""))
+                due_s = 2 * due_s if self.told == shown else LINE_EVERY_S
+                shown = self.told
+            await asyncio.sleep(LINE_EVERY_S if shown else FIRST_S)
 
 
 def _job_file(link: Link, content: Mapping[str, Any]) -> str:
