@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .kernel import number, text
 from .nvml import card
 from .probe import CPUS, governor, power_mode
 
@@ -75,7 +76,7 @@ def waited_s(folder: Path = TASKS) -> float | None:
 def throttles(cpus: Path = CPUS, hwmon: Path = HWMON) -> int | None:
     """How often a core has been slowed down for its heat, or a Jetson's module for the current it drew, since the
     machine started; None where neither is counted."""
-    counts = [_number(path) for path in (*cpus.glob("cpu[0-9]*/thermal_throttle/core_throttle_count"),
+    counts = [number(path) for path in (*cpus.glob("cpu[0-9]*/thermal_throttle/core_throttle_count"),
                                          *hwmon.glob("hwmon*/oc*_event_cnt"))]
     known = [int(count) for count in counts if count is not None]
     return sum(known) if known else None
@@ -84,8 +85,8 @@ def throttles(cpus: Path = CPUS, hwmon: Path = HWMON) -> int | None:
 def cooling(thermal: Path = THERMAL) -> list[str]:
     """What the kernel holds back now to cool the machine ("gpu-throttle-alert", "cpufreq-cpu0"); fans are no matter."""
     return [f"the kernel held back {kind} for its heat"
-            for kind in sorted({_text(path / "type") for path in thermal.glob("cooling_device*")
-                                if (_number(path / "cur_state") or 0) > 0}) if HELD_BACK.search(kind)]
+            for kind in sorted({text(path / "type") for path in thermal.glob("cooling_device*")
+                                if (number(path / "cur_state") or 0) > 0}) if HELD_BACK.search(kind)]
 
 
 def settings(cpus: Path = CPUS, thermal: Path = THERMAL, devfreq: Path = DEVFREQ) -> dict[str, Any]:
@@ -96,9 +97,9 @@ def settings(cpus: Path = CPUS, thermal: Path = THERMAL, devfreq: Path = DEVFREQ
     clocks cannot change, as jetson_clocks sets them. load: average of one minute.
     """
     gpus = [path for word in JETSON_GPU for path in sorted(devfreq.glob(word))]
-    clocks = [_number(path) for path in cpus.glob("cpu[0-9]*/cpufreq/scaling_cur_freq")]
-    heat = [_number(path) for path in thermal.glob("thermal_zone*/temp")]
-    ranges = [(_number(path / f"{kind}min_freq"), _number(path / f"{kind}max_freq"))
+    clocks = [number(path) for path in cpus.glob("cpu[0-9]*/cpufreq/scaling_cur_freq")]
+    heat = [number(path) for path in thermal.glob("thermal_zone*/temp")]
+    ranges = [(number(path / f"{kind}min_freq"), number(path / f"{kind}max_freq"))
               for kind, paths in (("scaling_", cpus.glob("cpu[0-9]*/cpufreq")), ("", gpus)) for path in paths]
     ends = [pair for pair in ranges if None not in pair]
     found = {
@@ -106,7 +107,7 @@ def settings(cpus: Path = CPUS, thermal: Path = THERMAL, devfreq: Path = DEVFREQ
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "mhz": max((round(clock / 1e3) for clock in clocks if clock is not None), default=None),
         "celsius": max((round(degrees / 1e3, 1) for degrees in heat if degrees is not None), default=None),
-        "gpu_mhz": next((round(hertz / 1e6) for hertz in map(_number, (path / "cur_freq" for path in gpus)) if hertz),
+        "gpu_mhz": next((round(hertz / 1e6) for hertz in map(number, (path / "cur_freq" for path in gpus)) if hertz),
                         None),
         "fixed_clocks": all(low == high for low, high in ends) if ends else None,
     }
@@ -193,17 +194,3 @@ def causes(
     if abs(change := drift(samples[name])) > LARGEST_DRIFT:
         found.append(f"its last rounds took {1 + change:.2f} times as long as its first")
     return found
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
-
-
-def _number(path: Path) -> float | None:
-    try:
-        return float(path.read_text())
-    except (OSError, ValueError):
-        return None

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .kernel import number, text
 from .nvml import card
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ def counter(on_gpu: bool) -> Counter | None:
 def cpu_counter(powercap: Path = POWERCAP) -> Counter | None:
     """RAPL, of all processor packages."""
     packages = [zone for zone in sorted(powercap.glob("intel-rapl:*"))
-                if _text(zone / "name").startswith("package") and _number(zone / "energy_uj") is not None]
-    names = ", ".join(_text(zone / "name") for zone in packages)
+                if text(zone / "name").startswith("package") and number(zone / "energy_uj") is not None]
+    names = ", ".join(text(zone / "name") for zone in packages)
     return Counter(f"RAPL {names}", _rapl(packages)) if packages else None
 
 
@@ -71,24 +72,24 @@ def gpu_counter() -> Counter | None:
 
 def board_counter(hwmon: Path = HWMON) -> Counter | None:
     """A Jetson's INA3221 on the rails that feed the whole module."""
-    rails = {_text(label): tuple(label.with_name(label.name.replace("label", "input").replace("in", kind, 1))
+    rails = {text(label): tuple(label.with_name(label.name.replace("label", "input").replace("in", kind, 1))
                                  for kind in ("in", "curr")) for label in sorted(hwmon.glob("hwmon*/in*_label"))}
     for names in WHOLE_MODULE:
         monitors = [rails[name] for name in names if name in rails]
-        if len(monitors) == len(names) and all(_number(file) is not None for pair in monitors for file in pair):
+        if len(monitors) == len(names) and all(number(file) is not None for pair in monitors for file in pair):
             return _integrated("INA " + " + ".join(names), partial(_watts, monitors))
     return None
 
 
 def _rapl(packages: list[Path]) -> Callable[[], float]:
     """Joules of all packages; a counter that has wrapped around goes on from its range."""
-    spans = [_number(zone / "max_energy_range_uj") or 0.0 for zone in packages]
-    last = [_number(zone / "energy_uj") or 0.0 for zone in packages]
+    spans = [number(zone / "max_energy_range_uj") or 0.0 for zone in packages]
+    last = [number(zone / "energy_uj") or 0.0 for zone in packages]
     gone = [0.0] * len(packages)
 
     def joules() -> float:
         for index, zone in enumerate(packages):
-            now = _number(zone / "energy_uj") or 0.0
+            now = number(zone / "energy_uj") or 0.0
             gone[index] += now - last[index] + (spans[index] if now < last[index] else 0.0)
             last[index] = now
         return sum(gone) / 1e6
@@ -124,18 +125,4 @@ def _integrated(name: str, watts: Callable[[], float]) -> Counter:
 
 def _watts(monitors: Sequence[Sequence[Path]]) -> float:
     """Of (voltage, current) files, in millivolts and milliamperes."""
-    return sum((_number(volts) or 0.0) * (_number(amperes) or 0.0) for volts, amperes in monitors) / 1e6
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
-
-
-def _number(path: Path) -> float | None:
-    try:
-        return float(path.read_text())
-    except (OSError, ValueError):
-        return None
+    return sum((number(volts) or 0.0) * (number(amperes) or 0.0) for volts, amperes in monitors) / 1e6

@@ -15,6 +15,7 @@ from typing import Any
 
 from .answers import Failed, plain
 from .cuda import gpu
+from .kernel import text
 from .place import Place
 from .tidy import size_bytes
 
@@ -91,7 +92,7 @@ def cores() -> int:
 def cpu_name() -> str:
     """The model of the CPU, or of the board where the kernel tells only that."""
     for path, words in (("/proc/cpuinfo", ("model name", "hardware")), ("/proc/device-tree/model", ())):
-        for line in _text(Path(path)).replace("\0", "").splitlines():
+        for line in text(Path(path)).replace("\0", "").splitlines():
             if not words:
                 return line.strip()
             if line.lower().startswith(words):
@@ -101,7 +102,7 @@ def cpu_name() -> str:
 
 def l4t(path: Path = L4T) -> tuple[str, str | None] | None:
     """("36.4.3", "6"): release of a Jetson's system, and which JetPack it belongs to."""
-    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", _text(path))
+    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", text(path))
     return (f"{found.group(1)}.{found.group(2)}", JETPACK.get(int(found.group(1)))) if found else None
 
 
@@ -120,21 +121,15 @@ def power_mode() -> str | None:
 
 def governor(folder: Path = CPUS) -> str | None:
     """Of the CPU's clock, all that are in use."""
-    names = {_text(path).strip() for path in folder.glob("cpu[0-9]*/cpufreq/scaling_governor")} - {""}
+    names = {text(path) for path in folder.glob("cpu[0-9]*/cpufreq/scaling_governor")} - {""}
     return ", ".join(sorted(names)) or None
 
 
 def memory_bytes() -> int | None:
     """Of the machine."""
-    found = re.search(r"MemTotal:\s*(\d+) kB", _text(Path("/proc/meminfo")))
+    found = re.search(r"MemTotal:\s*(\d+) kB", text(Path("/proc/meminfo")))
     return int(found.group(1)) << 10 if found else None
 
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
 
 
 def device_has(module: str) -> bool:
