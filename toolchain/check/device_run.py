@@ -82,9 +82,8 @@ def _driver(facts: dict) -> str | None:
 
 
 def _as_engine(engine: DeviceEngine, device: DeviceResult, names: set[str]) -> EngineResult:
-    precision, _, place = engine.name.partition(".")
-    runtime, _, target = place.partition(".")
-    reference = f"fp32.{place}" if f"fp32.{place}" in names else None
+    precision, runtime, target = engine.parts
+    reference = f"fp32.{runtime}.{target}" if f"fp32.{runtime}.{target}" in names else None
     measured = engine.built and engine.top1_percent is not None
     facts, settings = device.environment or {}, device.machine_settings or {}
     told = {field: settings.get(field) or facts.get(field) for field in ("governor", "power_mode")}

@@ -33,8 +33,7 @@ def device_limits(
 
 
 def _as_result(device: str, engine: DeviceEngine) -> EngineResult:
-    precision, _, place = engine.name.partition(".")
-    runtime, _, target = place.partition(".")
+    precision, runtime, target = engine.parts
     measured = engine.latency_ms is not None and engine.top1_percent is not None
     return EngineResult(
         name=f"{device}: {engine.name}", precision=precision if precision in PRECISIONS else "fp32", runtime=runtime,

@@ -39,6 +39,13 @@ class DeviceEngine(Part):
     validity: Validity | None = None
     speedup_vs_fp32: Speedup | None = Field(None, description="over the FP32 engine of the same runtime there")
 
+    @property
+    def parts(self) -> tuple[str, str, str]:
+        """Precision, runtime and target, which make up its name."""
+        precision, _, place = self.name.partition(".")
+        runtime, _, target = place.partition(".")
+        return precision, runtime, target
+
 
 class DeviceResult(Part):
     """One device, and the engines on it."""
@@ -98,16 +105,16 @@ def across(report: Report) -> tuple[list[str], list[list[str]]]:
     """
     made: dict[str, Sequence[EngineResult | DeviceEngine]] = {
         "this machine": report.engines, **{one.name: one.engines for one in report.devices}}
-    columns = {machine: {precision_of(e): _cell(e) for e in sorted(
+    columns = {machine: {_of(e)[0]: _cell(e) for e in sorted(
         (e for e in engines if e.latency_ms), key=_p50, reverse=True)} for machine, engines in made.items()}
-    precisions = dict.fromkeys(precision_of(e) for engines in made.values() for e in engines)
+    precisions = dict.fromkeys(_of(e)[0] for engines in made.values() for e in engines)
     return ["Fastest engine", *columns], [
         [name.upper(), *(column.get(name, NOTHING) for column in columns.values())] for name in precisions]
 
 
-def precision_of(engine: EngineResult | DeviceEngine) -> str:
-    """The first word of its name."""
-    return engine.name.partition(".")[0]
+def _of(engine: EngineResult | DeviceEngine) -> tuple[str, str]:
+    """Its precision and runtime."""
+    return engine.parts[:2] if isinstance(engine, DeviceEngine) else (engine.precision, engine.runtime)
 
 
 def _p50(engine: EngineResult | DeviceEngine) -> float:
@@ -117,7 +124,7 @@ def _p50(engine: EngineResult | DeviceEngine) -> float:
 def _cell(engine: EngineResult | DeviceEngine) -> str:
     from toolchain.report import words
 
-    runtime = engine.name.split(".")[1] if "." in engine.name else ""
+    runtime = _of(engine)[1]
     told = [f"{words.milliseconds(_p50(engine))} ms", f"{words.percent(engine.top1_percent)} %",
             words.runtime_name(runtime) if runtime else ""]
     return ", ".join(word for word in told if word)
