@@ -87,7 +87,7 @@ class OpenVinoEngine:
         samples = np.empty(runs)
         for i in range(runs):
             start = time.perf_counter_ns()
-            self.request.infer()
+            self.request.infer(share_outputs=True)  # the logits stay where they are, as the input does
             samples[i] = (time.perf_counter_ns() - start) / 1e6
         return samples
 
