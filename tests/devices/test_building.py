@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from ssh_line import Line, cut_after, waiting
 from ssh_place import SSHD, Place, started
 
 from toolchain.cli import main
+from toolchain.devices import building
 from toolchain.devices.file import Device
+from toolchain.errors import DeviceError
 from toolchain.files import sha256_file
 from toolchain.report.devices import DeviceResult
 from toolchain.steps.on_devices import wrong
@@ -143,3 +146,13 @@ def test_two_names_of_one_machine_ask_the_same_there_and_both_get_it(
     assert built(tmp_path, cache, "orin", "twin", orin=device, twin=device) == 0, capsys.readouterr().err
     devices = json.loads((tmp_path / "run" / "report.json").read_text())["devices"]
     assert [[engine["sha256"] for engine in one["engines"]] for one in devices] == 2 * [[engine["sha256"] for engine in devices[0]["engines"]]]
+
+
+def test_more_threads_than_the_device_has_cores_are_refused_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def small(link: object) -> dict[str, object]:
+        return {"cores": 2, "numpy": "1.26", "runtimes": {"onnxruntime": "1.20.0"}}
+
+    monkeypatch.setattr(building, "ready", small)
+    judged = building.Judged([], {}, tmp_path / "images.npy", {}, threads=4)
+    with pytest.raises(DeviceError, match="nano: has 2 cores, and measure.threads asks for 4"):
+        asyncio.run(building.build(SimpleNamespace(name="nano"), [], judged, tmp_path))  # type: ignore[arg-type]

@@ -47,13 +47,16 @@ class Judged:
 
 async def build(link: Link, asked: Sequence[Portable], on: Judged, folder: Path) -> dict[str, Any]:
     """What report.DeviceResult says of the device. Engines, engine.json, predictions.npz and latency.npz are left in
-    `folder`. Raises EngineError (none is for this device), DeviceError.
+    `folder`. Raises EngineError (none is for this device), DeviceError (also: fewer cores than threads).
 
     The same command goes on after a cut, and answers at once what is finished there. What it left there stays for a
     while: another command may have asked the same, and fetch it still.
     """
     facts = await ready(link)
     needs(facts, link)
+    if on.threads and on.threads > facts["cores"]:
+        raise DeviceError(f"{link.name}: has {facts['cores']} cores, and measure.threads asks for {on.threads}; more "
+                          "threads than cores wait for each other: leave it out, and each machine takes its own")
     own, left_out = _own(asked, facts)
     if not own:
         raise EngineError(f"{link.name}: no engine of this build is for it: "
