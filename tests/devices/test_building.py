@@ -1,5 +1,6 @@
 """`build --on`: engines built, proven, judged and timed on devices, brought back and reported."""
 
+import asyncio
 import json
 import re
 from collections.abc import Callable, Iterator
