@@ -151,9 +151,9 @@ def test_two_names_of_one_machine_ask_the_same_there_and_both_get_it(
 
 def test_more_threads_than_the_device_has_cores_are_refused_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     async def small(link: object) -> dict[str, object]:
-        return {"cores": 2, "numpy": "1.26", "runtimes": {"onnxruntime": "1.20.0"}}
+        return {"cores": 2, "python": "3.10.12", "numpy": "1.26", "runtimes": {"onnxruntime": "1.20.0"}}
 
     monkeypatch.setattr(building, "ready", small)
     judged = building.Judged([], {}, tmp_path / "images.npy", {}, threads=4)
     with pytest.raises(DeviceError, match="nano: has 2 cores, and measure.threads asks for 4"):
-        asyncio.run(building.build(SimpleNamespace(name="nano"), [], judged, tmp_path))  # type: ignore[arg-type]
+        asyncio.run(building.build(SimpleNamespace(name="nano", python="python3"), [], judged, tmp_path))  # type: ignore[arg-type]
