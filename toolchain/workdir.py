@@ -80,7 +80,8 @@ class WorkDir:
                 _make(name, key, folder, make, distributed)
         seconds = _verify(folder)["seconds"] if folder.is_dir() and not self.dry else 0.0
         if cached and not self.dry:
-            log(f"{name:<57} cached")
+            if all(one.folder != folder for one in self.stages):  # said once
+                log(f"{name:<57} cached")
         stage = Stage(name, key, folder, cached, seconds, (*(s.name for s in inputs), *packages))
         self.stages.append(stage)
         return stage

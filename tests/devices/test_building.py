@@ -63,9 +63,9 @@ def net(size: int = 32, classes: int = 10) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def built(folder: Path, cache: Path, *on: str, **devices: Device) -> int:
+def built(folder: Path, cache: Path, *on: str, recipe: str = RECIPE, **devices: Device) -> int:
     """The exit code of `toolchain build`, in `folder`/run."""
-    (folder / "tiny.yaml").write_text(RECIPE)
+    (folder / "tiny.yaml").write_text(recipe)
     (folder / "net.onnx").write_bytes(net())
     (folder / "devices.yaml").write_text(yaml.safe_dump({name: one.model_dump(exclude_none=True) for name, one in devices.items()}))
     words = ["build", folder / "tiny.yaml", "--out", folder / "run", "--cache", cache, "--devices", folder / "devices.yaml", "-q"]
@@ -116,11 +116,15 @@ def test_engines_are_built_judged_and_timed_there_although_the_line_is_cut(
     assert built(tmp_path, cache) == 0  # the same engines, no device asked: what it gave still holds
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["devices"] == measured and measured[0]["machine_settings"] is not None
-    result = tmp_path / "run" / "devices" / "orin" / "result.json"
-    result.write_text(result.read_text().replace('"threads": 1', '"threads": 2').replace('"batch": 1', '"batch": 2'))
     capsys.readouterr()
-    assert built(tmp_path, cache) == 0
-    assert json.loads((tmp_path / "run" / "report.json").read_text())["devices"] == []
+    engine = next((tmp_path / "run" / "devices" / "orin" / "engines").glob("int8*/engine.onnx"))
+    for recipe, added, why in ((RECIPE.replace("rounds: 3", "rounds: 4"), b"", "other test images or another way of measuring"),
+                               (RECIPE, b"0", "the file was altered")):
+        engine.write_bytes(engine.read_bytes() + added)
+        assert built(tmp_path, cache, recipe=recipe) == 0
+        (left,) = json.loads((tmp_path / "run" / "report.json").read_text())["devices"]
+        assert why in left["reason"] and "--on orin" in left["reason"] and left["engines"] == []
+        assert " ".join(why.split()) in " ".join(capsys.readouterr().out.split())
 
 
 def test_an_engine_that_answers_otherwise_or_is_not_built_there_is_told() -> None:

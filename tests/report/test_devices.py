@@ -32,16 +32,24 @@ def test_each_engine_on_each_device_has_a_row_and_so_has_a_device_that_failed(re
     assert rows(report) == [
         ["orin", "fp32", "91.50 (90.1–92.7)", "1.25 ± 0.10 ?", "–", "2.0 MB", "as here (1.0e-04)"],
         ["orin", "int8", "–", "0.500 ± 0.100 ?", "2.50× (2.40–2.60)", "–", "others"],
-        ["orin", "int4", "not built: no kernel", "–", "–", "–", "–"],
-        ["nano", "–", "not reached: does not answer", "–", "–", "–", "–"]]
+        ["orin", "int4", "not built", "–", "–", "–", "–"],
+        ["nano", "–", "no result", "–", "–", "–", "–"]]
 
 
 def test_it_is_said_where_and_why_not(report: Report) -> None:
     assert told(report) == [
         "orin: Orin <b>, batch 1, 12 CPU threads, JetPack 6, tensorrt 10.3.0, Python 3.10.12.",
         "orin: int8.openvino.cpu_x86 is left out: no openvino.",
+        "orin: int4 could not be built: no kernel.",
         "orin: the latency of fp32, int8 is inconclusive: hot.",
         "nano: does not answer."]
+
+
+def test_figures_of_an_earlier_build_say_so(report: Report) -> None:
+    orin = report.devices[0].model_copy(update={"reason": "does not answer"})
+    again = report.model_copy(update={"devices": [orin]})
+    assert told(again)[0] == "orin: does not answer. Its figures are those of an earlier build of the same engines."
+    assert rows(again) == rows(report)[:-1]
 
 
 def test_the_fastest_engine_of_each_precision_stands_side_by_side_for_all_machines(report: Report) -> None:
@@ -50,7 +58,7 @@ def test_the_fastest_engine_of_each_precision_stands_side_by_side_for_all_machin
     found = dict((name, rest) for name, *rest in cells)
     here = min((e for e in report.engines if e.precision == "int8" and e.latency_ms), key=lambda e: e.latency_ms.p50)
     assert here.latency_ms and found["INT8"][0].startswith(f"{milliseconds(here.latency_ms.p50)} ms, {percent(here.top1_percent)} %, ")
-    assert found["FP32"][1:] == ["1.25 ms, 91.50 %", "–"] and found["INT4"][1:] == ["–", "–"]
+    assert found["FP32"][1:] == ["1.25 ms ?, 91.50 %", "–"] and found["INT4"][1:] == ["–", "–"]
 
 
 def test_pages_show_them_and_obey_no_name(report: Report) -> None:

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from toolchain.report.part import Energy, Latency
+from toolchain.report.validity import mark
 from toolchain.report.words import NOTHING, milliseconds
 
 if TYPE_CHECKING:
-    from toolchain.report.schema import Report
+    from toolchain.report.devices import DeviceEngine
+    from toolchain.report.schema import EngineResult, Report
 
 HEADING = "Latency, from where to where"
 INTRO = ("Device only: one batch lies in the memory of the GPU or CPU already, and so do its logits. With transfers: "
@@ -30,9 +32,9 @@ def titles(report: Report) -> list[str]:
 def rows(report: Report) -> list[list[str]]:
     """A row for each engine that was timed, on this machine and then on devices, as "orin: int8"."""
     some, timed = _counted(report), list(_timed(report))
-    return [[name, *(milliseconds(ms.p50) if ms else NOTHING for ms in latencies),
+    return [[name, *((milliseconds(ms.p50) + doubt) if ms else NOTHING for ms in latencies),
              *([f"{energy.millijoules:.3g}" if energy else NOTHING] if some else [])]
-            for name, latencies, energy in timed]
+            for name, latencies, energy, doubt in timed]
 
 
 def conditions(report: Report) -> list[str]:
@@ -42,7 +44,7 @@ def conditions(report: Report) -> list[str]:
         here.update(engine.machine_settings or {})
     stood = {"This machine": here, **{one.name: one.machine_settings or {} for one in report.devices}}
     found = [f"{name} while engines were timed: {told}." for name, facts in stood.items() if (told := _settings(facts))]
-    counters = dict.fromkeys(energy.counter for _, _, energy in _timed(report) if energy)
+    counters = dict.fromkeys(energy.counter for _, _, energy, _ in _timed(report) if energy)
     return [*found, f"Energy, idle power included, was counted by {', '.join(counters)}." if counters else
             "Energy was not measured: no counter that may be read."]
 
@@ -54,15 +56,14 @@ def _settings(facts: Mapping[str, Any]) -> str:
 
 
 def _counted(report: Report) -> bool:
-    return any(energy for _, _, energy in _timed(report))
+    return any(energy for _, _, energy, _ in _timed(report))
 
 
-def _timed(report: Report) -> Iterator[tuple[str, tuple[Latency | None, ...], Energy | None]]:
-    for engine in [*report.engines, *report.unpruned]:
+def _timed(report: Report) -> Iterator[tuple[str, tuple[Latency | None, ...], Energy | None, str]]:
+    """Name, latencies, energy and mark of doubt of each engine that was timed."""
+    here: list[tuple[str, EngineResult | DeviceEngine]] = [(e.name, e) for e in (*report.engines, *report.unpruned)]
+    there = [(f"{one.name}: {made.name}", made) for one in report.devices for made in one.engines]
+    for name, engine in [*here, *there]:
         if engine.latency_ms:
-            yield engine.name, (engine.latency_ms, engine.with_transfers_ms, engine.end_to_end_ms), engine.energy
-    for one in report.devices:
-        for made in one.engines:
-            if made.latency_ms:
-                yield (f"{one.name}: {made.name}", (made.latency_ms, made.with_transfers_ms, made.end_to_end_ms),
-                       made.energy)
+            yield (name, (engine.latency_ms, engine.with_transfers_ms, engine.end_to_end_ms), engine.energy,
+                   mark(engine))

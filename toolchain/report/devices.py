@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from toolchain.report.part import Bytes, Energy, Latency, Part, Percent, Speedup
-from toolchain.report.validity import Validity
+from toolchain.report.validity import Validity, mark
 
 if TYPE_CHECKING:
     from toolchain.report.schema import EngineResult, Report
@@ -52,13 +52,14 @@ class DeviceResult(Part):
 
     name: str
     machine: str | None = Field(None, description="processor, board or GPU")
-    reason: str | None = Field(None, description="why nothing could be built there")
+    reason: str | None = Field(None, description="why there is nothing of it, or nothing of this build's")
     batch: int | None = Field(None, ge=1)
     threads: int | None = Field(None, ge=1, description="of a CPU engine")
     machine_settings: dict[str, Any] | None = Field(None, description="clocks, heat, power mode right after the timing")
     environment: dict[str, Any] | None = Field(None, description="what `device probe` tells: versions, GPU, JetPack")
     engines: list[DeviceEngine] = []
     left_out: dict[str, str] = Field({}, description="engine -> why it is not for this device")
+    asked_sha256: str | None = Field(None, description="of test images and way of measuring, which must be the same")
     files: dict[str, str] = Field({}, description="SHA-256 of predictions.npz and latency.npz, as they came from there")
 
 
@@ -70,10 +71,13 @@ def told(report: Report) -> list[str]:
     found = []
     for one in report.devices:
         if one.reason:
-            found.append(f"{one.name}: {one.reason}.")
+            found.append(f"{one.name}: {one.reason}." + (
+                " Its figures are those of an earlier build of the same engines." if one.engines else ""))
+        if not one.engines:
             continue
         found.append(f"{one.name}: {one.machine}, batch {one.batch}, {one.threads} CPU threads{_versions(one)}.")
         found += [f"{one.name}: {name} is left out: {why}." for name, why in one.left_out.items()]
+        found += [f"{one.name}: {e.name} could not be built: {e.reason}." for e in one.engines if not e.built]
         doubted: dict[str, list[str]] = {}
         for engine in one.engines:
             if engine.validity and engine.validity.causes:
@@ -95,8 +99,8 @@ def _versions(one: DeviceResult) -> str:
 def rows(report: Report) -> list[list[str]]:
     """The cells of TITLES, a row for each engine on each device; intervals stand in parentheses."""
     return [row for one in report.devices for row in
-            ([_row(one.name, engine) for engine in one.engines] if not one.reason else
-             [[one.name, NOTHING, f"not reached: {one.reason}", *[NOTHING] * (len(TITLES) - 3)]])]
+            ([_row(one.name, engine) for engine in one.engines] or
+             [[one.name, NOTHING, "no result", *[NOTHING] * (len(TITLES) - 3)]])]
 
 
 def across(report: Report) -> tuple[list[str], list[list[str]]]:
@@ -125,7 +129,7 @@ def _cell(engine: EngineResult | DeviceEngine) -> str:
     from toolchain.report import words
 
     runtime = _of(engine)[1]
-    told = [f"{words.milliseconds(_p50(engine))} ms", f"{words.percent(engine.top1_percent)} %",
+    told = [f"{words.milliseconds(_p50(engine))} ms{mark(engine)}", f"{words.percent(engine.top1_percent)} %",
             words.runtime_name(runtime) if runtime else ""]
     return ", ".join(word for word in told if word)
 
@@ -134,13 +138,12 @@ def _row(device: str, engine: DeviceEngine) -> list[str]:
     from toolchain.report import words  # which know the whole report, and so this part of it
 
     if not engine.built:
-        return [device, engine.name, f"not built: {engine.reason}", *[NOTHING] * (len(TITLES) - 3)]
+        return [device, engine.name, "not built", *[NOTHING] * (len(TITLES) - 3)]
     latency, speedup = engine.latency_ms, engine.speedup_vs_fp32
-    doubt = " ?" if engine.validity and engine.validity.verdict == "inconclusive" else ""
     golden = {True: "as here", False: "others", None: "none"}[engine.golden_held]
     distance = f" ({engine.golden_distance:.1e})" if engine.golden_distance is not None else ""
     return [device, engine.name, _with(words.percent(engine.top1_percent), words.interval(engine.top1_interval)),
-            f"{words.milliseconds(latency.p50)} {words.spread(latency)}{doubt}" if latency else NOTHING,
+            f"{words.milliseconds(latency.p50)} {words.spread(latency)}{mark(engine)}" if latency else NOTHING,
             _with(words.times(speedup.value if speedup else None), words.speedup_interval(speedup)),
             words.size(engine.engine_bytes), golden + distance]
 

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from toolchain.report.part import Part
 
 if TYPE_CHECKING:
+    from toolchain.report.devices import DeviceEngine
     from toolchain.report.schema import EngineResult
 
 NUMBER = re.compile(r"\d+(\.\d+)?")
@@ -31,7 +32,7 @@ class Validity(Part):
         return self
 
 
-def mark(engine: EngineResult) -> str:
+def mark(engine: EngineResult | DeviceEngine) -> str:
     """What stands after the engine's latency: ' ?' where it is inconclusive."""
     return MARK if engine.validity and engine.validity.verdict == "inconclusive" else ""
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from toolchain.console import log
 from toolchain.devices.building import Judged, Portable, build
 from toolchain.devices.many import each
 from toolchain.engines.record import verify
@@ -21,6 +21,7 @@ from toolchain.recipe.schema import Recipe
 from toolchain.report.device_limits import device_limits
 from toolchain.report.devices import DeviceResult
 from toolchain.report.make import write_report
+from toolchain.report.returned import prove
 from toolchain.report.schema import Report
 from toolchain.steps.golden import FOLDER, INDEX, PICTURES
 from toolchain.steps.job import Job
@@ -38,24 +39,36 @@ def on_devices(job: Job, report: Report, devices: Mapping[str, Device]) -> tuple
     Engines, samples and result.json of each are left in RUN/devices/<name>; what other devices gave for the same ONNX
     files before stays in the report. Raises DataError, EngineError, DigestMismatch.
     """
-    run, cfg = job.work.out, job.recipe.measure
+    run = job.work.out
     asked = _portable(run, report)
-    how = {"batch": cfg.batch, "warmup": cfg.warmup, "rounds": cfg.rounds, "runs": cfg.runs_per_round,
-           "attempts": cfg.attempts, "seed": job.recipe.seed}
+    how = _how(job.recipe)
+    digest, threads = _asked_of(run, report, how), how.pop("threads")
     with TemporaryDirectory(prefix="toolchain-devices-") as scratch:
         preprocess = json.loads((run / "preprocess.json").read_text(encoding="utf-8"))
-        judged = Judged(_images(job, Path(scratch)), preprocess, run / FOLDER / PICTURES, how, cfg.threads)
+        judged = Judged(_images(job, Path(scratch)), preprocess, run / FOLDER / PICTURES, how, threads)
         found = each(devices, lambda link: build(link, asked, judged, run / "devices" / link.name))
-    results = [DeviceResult(name=name, reason=str(one).removeprefix(f"{name}: ")) if isinstance(one, ToolchainError)
-               else _with_intervals(DeviceResult.model_validate(one), report.data.test) for name, one in found.items()]
-    for one in results:
-        if not one.reason:
-            file = result_file(one.name)
-            write_text(run / file, one.model_dump_json(indent=1) + "\n")
-            record(run, file)
-    others = [one for one in _remembered(run, report) if one.name not in found]
-    unheld = {one.name: DeviceError(f"{one.name}: {told}") for one in results if (told := wrong(one))}
+    before = {one.name: one for one in _remembered(run, report, digest)}
+    results = []
+    for name, one in found.items():
+        if isinstance(one, ToolchainError):
+            reason = str(one).removeprefix(f"{name}: ")
+            earlier = before.get(name, DeviceResult(name=name))
+            results.append(earlier.model_copy(update={"reason": reason}))
+            continue
+        result = _with_intervals(DeviceResult.model_validate({**one, "asked_sha256": digest}), report.data.test)
+        results.append(result)
+        write_text(run / result_file(name), result.model_dump_json(indent=1) + "\n")
+        record(run, result_file(name))
+    others = [one for name, one in before.items() if name not in found]
+    unheld = {one.name: DeviceError(f"{one.name}: {told}") for one in results
+              if not one.reason and (told := wrong(one))}
     return _shown(job.recipe, run, report, [*results, *others]), found | unheld
+
+
+def _asked_of(run: Path, report: Report, how: Mapping[str, Any]) -> str:
+    """SHA-256 of what devices are asked, beside the engines: results of other test images or ways do not compare."""
+    told = {"how": dict(how), "split": report.data.split_sha256, "preprocess": sha256_file(run / "preprocess.json")}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _with_intervals(result: DeviceResult, images: int) -> DeviceResult:
@@ -68,8 +81,15 @@ def _with_intervals(result: DeviceResult, images: int) -> DeviceResult:
 
 def as_before(recipe: Recipe, run: Path, report: Report) -> Report:
     """The report with what devices gave for the very ONNX files of this build in earlier ones; written anew."""
-    known = _remembered(run, report)
+    known = _remembered(run, report, _asked_of(run, report, _how(recipe)))
     return _shown(recipe, run, report, known) if known else report
+
+
+def _how(recipe: Recipe) -> dict[str, Any]:
+    """How engines are timed, as the runner's `bench` takes it, and on how many threads."""
+    cfg = recipe.measure
+    return {"batch": cfg.batch, "warmup": cfg.warmup, "rounds": cfg.rounds, "runs": cfg.runs_per_round,
+            "attempts": cfg.attempts, "seed": recipe.seed, "threads": cfg.threads}
 
 
 def result_file(name: str) -> str:
@@ -86,21 +106,25 @@ def _shown(recipe: Recipe, run: Path, report: Report, results: Sequence[DeviceRe
     return report
 
 
-def _remembered(run: Path, report: Report) -> list[DeviceResult]:
-    """Of devices whose engines were all made of ONNX files that this build has."""
+def _remembered(run: Path, report: Report, asked: str) -> list[DeviceResult]:
+    """What earlier builds left of devices; of one whose results do not stand beside this build's only the reason."""
     onnx = {verify(run / "engines" / engine.name)[0].onnx_sha256 for engine in report.engines if engine.built}
     found = []
     for path in sorted((run / "devices").glob("*/result.json")):
         name = path.parent.name
         try:
             one = DeviceResult.model_validate_json(proven(run, result_file(name)).read_bytes())
+            prove(path.parent, one)
         except (ToolchainError, ValueError) as error:
-            log(f"{name} is left out of the report: {error}")
+            why = f"what it gave before is not whole: {error}" if isinstance(error, ToolchainError) else (
+                "what it gave before cannot be read")
+            found.append(DeviceResult(name=name, reason=f"{why}; --on {name} makes it anew"))
             continue
-        if all(engine.onnx_sha256 in onnx for engine in one.engines if engine.built):
-            found.append(one)
-        else:
-            log(f"{name} is left out of the report: its engines are of an earlier build; --on {name} makes them anew")
+        other = "engines of an earlier build" if any(
+            engine.onnx_sha256 not in onnx for engine in one.engines if engine.built) else (
+            "other test images or another way of measuring" if one.asked_sha256 != asked else None)
+        found.append(DeviceResult(name=name, reason=f"what it gave before is of {other}; --on {name} makes it anew")
+                     if other else one)
     return found
 
 
