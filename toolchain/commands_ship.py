@@ -38,18 +38,17 @@ def run_ship(
 
     folder = _folder(keys)
     signer = chosen(folder, key)
-    content, files = gathered(run, engine, portable, anyway)
+    content, files = gathered(run, engine, portable, anyway, device)
     if device is not None:
         _fitting({**content, "files": files}, device, devices,
                  "ship an engine built for it, or with --portable the ONNX file that it builds its own from")
-        content["to"] = device
     words = _passphrase(passphrase_file, ask=locked(folder, signer), repeat=False)
     private = open_private(folder, signer, words)
     path = out or run / f"{content['name']}.{content['engine']['name']}.bundle"
     write_bundle(path, content, files, signer, private.sign)
     print(f"{path}: {len(files)} files, {path.stat().st_size / 1e6:.2f} MB, signed by {signer.name} ({signer.key_id})")
     if content["limits_not_held"]:
-        print(f"it says that limits were not held: {'; '.join(content['limits_not_held'])}")
+        print(f"it says that limits were not held: {'; '.join(content['limits_not_held'])}", file=sys.stderr)
     return 0
 
 

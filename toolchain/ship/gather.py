@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,36 +15,40 @@ from toolchain.errors import DigestMismatch, EngineError, LimitsNotHeld, RecipeE
 from toolchain.files import sha256_file
 from toolchain.published import digests, proven
 from toolchain.report.limits import fp32_reference
-from toolchain.report.schema import EngineResult, Report, load_report
+from toolchain.report.schema import EngineResult, LimitResult, Report, load_report
 from toolchain.runner import contents
 from toolchain.ship.pack import Files
 from toolchain.workdir import code_digest
 
 RUNNER = Path(__file__).parents[1] / "runner"  # goes along as it is: what runs on the device
 RUN = "run.py"
+ON = ": "  # of a device: "orin: int8.…" is how the report calls an engine there
 OF_ENGINE = ("name", "precision", "compute", "runtime", "runtime_version", "target", "device", "engine_bytes",
              "profile", "sha256", "onnx_sha256")
 
 
-def gathered(run: Path, engine: str, portable: bool = False, anyway: bool = False) -> tuple[dict[str, Any], Files]:
+def gathered(
+    run: Path, engine: str, portable: bool = False, anyway: bool = False, to: str | None = None
+) -> tuple[dict[str, Any], Files]:
     """The manifest's content and the files of the bundle of one engine of the build in `run`.
 
     engine: its name, or its precision where only one has it. portable: the ONNX file it was built from goes along, for
-    devices that build their own. anyway: also where limits were not held; the manifest says so. Raises RecipeError,
-    EngineError, DigestMismatch (a file is not what was reported), LimitsNotHeld, WorkDirError (the build is not whole).
+    devices that build their own. anyway: also where limits were not held; the manifest says so. to: where it goes; if
+    the build was judged on a device of that name, limits have to hold there too. Those of other devices stop nothing,
+    and stand in the manifest. Raises RecipeError, EngineError, DigestMismatch (a file is not what was reported),
+    LimitsNotHeld, WorkDirError (the build is not whole).
     """
     report = load_report(proven(run, "report.json"))
     result = chosen(run, report, engine)
-    folder = run / "engines" / result.name
-    record, file = verify(folder)
+    record, file = _engine(run, result.name)
     if record.sha256 != result.sha256:
         raise DigestMismatch(f"{file}: SHA-256 is {record.sha256[:16]}, but report.json is about "
                              f"{str(result.sha256)[:16]}; it was replaced or its build did not finish: build again")
-    broken = [f"{limit.limit}: asked {limit.asked:g}, found {limit.found}"
-              for limit in report.limits if limit.engine == result.name and limit.held is False]
-    if broken and not anyway:
-        raise LimitsNotHeld(f"{result.name} does not hold its limits: {'; '.join(broken)}; ship it all the same with "
-                            "--anyway, and the bundle will say so")
+    broken = [limit for limit in limits_of(report, result) if limit.held is False]
+    stops = [limit for limit in broken if limit.engine.partition(ON)[0] in (result.name, to)]
+    if stops and not anyway:
+        raise LimitsNotHeld(f"{result.name} does not hold its limits: {'; '.join(_told(stops, result))}; ship it all "
+                            "the same with --anyway, and the bundle will say so")
     name = str(report.recipe.get("name"))
     files: dict[str, bytes | Path] = {
         f"engine/{record.engine}": file, contents.ENGINE_RECORD: proven(run, f"engines/{result.name}/{RECORD}"),
@@ -56,7 +61,8 @@ def gathered(run: Path, engine: str, portable: bool = False, anyway: bool = Fals
     if portable:
         files[contents.PORTABLE] = _with_digest(run, "onnx", record.onnx_sha256)
     facts = {field: getattr(record, field) for field in OF_ENGINE} | {"file": f"engine/{record.engine}"}
-    return {"name": name, "engine": facts, "measured": result.measured, "limits_not_held": broken}, files
+    return {"name": name, "engine": facts, "measured": result.measured,
+            "limits_not_held": _told(broken, result)}, files
 
 
 def runner_files() -> dict[str, Path]:
@@ -77,6 +83,35 @@ def chosen(run: Path, report: Report, asked: str) -> EngineResult:
     return named[0]
 
 
+def limits_of(report: Report, result: EngineResult) -> list[LimitResult]:
+    """Those on the engine, and those on its like on each device: of its name, or else of its precision, since what a
+    device makes of the portable file may have another runtime and target.
+    """
+    found = [limit for limit in report.limits if limit.engine == result.name]
+    for one in report.devices:
+        place, names = f"{one.name}{ON}", [engine.name for engine in one.engines if engine.built]
+        for limit in report.limits:
+            name = limit.engine.removeprefix(place)
+            like = name == result.name if result.name in names else name.partition(".")[0] == result.precision
+            if limit.engine.startswith(place) and like:
+                found.append(limit)
+    return found
+
+
+def _told(limits: Sequence[LimitResult], result: EngineResult) -> list[str]:
+    """Each in words; of another engine than the one that is shipped, with its name and device."""
+    return [f"{'' if one.engine == result.name else f'{one.engine}: '}{one.limit}: asked {one.asked:g}, "
+            f"found {one.found}" for one in limits]
+
+
+def _engine(run: Path, name: str) -> tuple[EngineRecord, Path]:
+    """Record and file of an engine that was built. Raises WorkDirError (a file of it is missing), DigestMismatch."""
+    for file in digests(run):
+        if file.startswith(f"engines/{name}/") and not (run / file).is_file():
+            proven(run, file)  # which says so
+    return verify(run / "engines" / name)
+
+
 def _with_digest(run: Path, folder: str, digest: str) -> Path:
     """The file in `folder` that has this very digest. Raises WorkDirError, DigestMismatch."""
     for name, sha256 in sorted(digests(run).items()):
@@ -90,7 +125,7 @@ def _measured(report: Report, result: EngineResult) -> dict[str, Any]:
     reference = fp32_reference(result, report.engines)
     environment = report.environment.model_dump(mode="json", exclude={"load_average", "packages"})
     return {"engine": result.model_dump(mode="json"), "fp32": reference and reference.model_dump(mode="json"),
-            "limits": [limit.model_dump(mode="json") for limit in report.limits if limit.engine == result.name],
+            "limits": [limit.model_dump(mode="json") for limit in limits_of(report, result)],
             "environment": environment}
 
 
