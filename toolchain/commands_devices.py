@@ -70,27 +70,52 @@ def run_tidy(file: Path | None, names: Sequence[str], days: float = 30) -> None:
 
 
 def run_device_keys(file: Path | None, names: Sequence[str], gone: str | None = None) -> None:
-    """Print whom devices trust, a key a line. gone: a key, by id, name or file, that they trust no longer.
+    """Print whom devices trust, a key a line. gone: a key, by id, name, file there or .pub file here, that they trust no
+    longer.
 
-    Raises RecipeError (no device trusts it), DeviceError (some device failed; the others are done).
+    Raises RecipeError (no device trusts it), BundleRefused (the file here is no key), DeviceError (some device failed;
+    the others are done).
     """
     from toolchain.devices.deploy import keys
     from toolchain.devices.many import each, refuse_failed
+    from toolchain.runner.answers import plain
 
-    found = each(chosen(devices_file(file), names), lambda link: keys(link, gone))
+    local = _id_here(gone) if gone else None
+    found = each(chosen(devices_file(file), names), lambda link: keys(link, gone, local))
     told = {name: one for name, one in found.items() if not isinstance(one, ToolchainError)}
     for name, one in told.items():
         if one["removed"]:
             print(f"{name}: {gone} is trusted no longer")
-        print(f"{name}: trusts {'these keys' if one['keys'] else 'no key'}")
+        print(f"{name}: trusts {'these keys' if any(not key['wrong'] for key in one['keys']) else 'no key'}")
         for key in one["keys"]:
             state = "expired on" if key["expired"] else "until"
-            print(f"  {key['file']}: keeps every bundle out; remove it: {key['wrong']}" if key["wrong"] else
-                  f"  {key['key_id']}  {key['name']:<20} {state} {key['expires']}")
+            print(f"  {plain(key['file'])}: keeps every bundle out; remove it: {key['wrong']}" if key["wrong"] else
+                  f"  {key['key_id']}  {key['name']:<20} {state} {key['expires']}  {plain(key['file'])}")
     refuse_failed(found)
     if gone and not any(one["removed"] for one in told.values()):
         raise RecipeError(f"found --remove {gone}, which is trusted by none of {', '.join(told)}; expected the id, "
-                          "name or file of a key above")
+                          "name or file of a key above, or its .pub file here")
+
+
+def _id_here(word: str) -> str | None:
+    """The id of the public key in a file of this machine. None: `word` may be what a device calls a key.
+
+    Raises RecipeError, BundleRefused for a path, which no device calls a key by.
+    """
+    from toolchain.runner.trust import Refused, read_key
+
+    path = Path(word).expanduser()
+    if path.name == word and not path.is_file():
+        return None
+    if not path.is_file():
+        raise RecipeError(f"found --remove {word}, which is no file here; expected a public key, NAME.pub, or the id, "
+                          "name or file of a key as `toolchain device keys` shows it")
+    try:
+        return read_key(path).key_id
+    except Refused as told:
+        if path.name == word:
+            return None
+        raise BundleRefused(f"{told}; name the key by its id, as `toolchain device keys` shows it") from None
 
 
 def run_deploy(

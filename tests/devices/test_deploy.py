@@ -44,6 +44,7 @@ def test_a_damaged_bundle_in_use_is_told_and_mended_by_deploying_it_again(
     assert command("deploy", bundle, "orin") == 0
     told = capsys.readouterr()
     assert "slot A was damaged (" in told.err and "was in use already" not in told.out
+    assert "so until the next deploy there is no earlier version for `toolchain rollback`" in told.err
     assert deployed(device, capsys) == ("B", {"A": "a", "B": "a"})
     (Path(device.folder) / "current").unlink()  # and none is in use any more
     assert command("rollback", "orin") == 0

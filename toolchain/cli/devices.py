@@ -81,7 +81,8 @@ def device_tidy(
 def device_keys(
     names: NamesArgument, file: FileOption = None,
     gone: Annotated[str | None, typer.Option(
-        "--remove", metavar="KEY", help="Trust this key no longer: its id, name or file.")] = None,
+        "--remove", metavar="KEY", help="Trust this key no longer: its id, name or file there, or its .pub "
+        "file here.")] = None,
 ) -> None:
     """Show whose bundles devices accept, or revoke a key there.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolchain.console import log
@@ -41,7 +42,8 @@ async def deploy(link: Link, bundle: Bundle, slot: str | None = None) -> dict[st
         raise type(told)(str(told).replace(posixpath.join(store, digest), str(bundle.path))) from None
     if found["damaged"]:
         log(f"{link.name}: the same bundle in slot {found['before']} was damaged ({found['damaged']}); slot "
-            f"{found['slot']} is in use now")
+            f"{found['slot']} is in use now instead of what it held before, so until the next deploy there is no "
+            "earlier version for `toolchain rollback`")
     return found
 
 
@@ -59,19 +61,28 @@ async def rollback(link: Link) -> dict[str, Any]:
     return await ask(link, "rollback", "--to", other)
 
 
-async def keys(link: Link, gone: str | None = None) -> dict[str, Any]:
-    """Whom the device trusts, as `keys` of the runner tells it. gone: a key, by id, name or file, to trust no longer.
+async def keys(link: Link, gone: str | None = None, instead: str | None = None) -> dict[str, Any]:
+    """Whom the device trusts, as `keys` of the runner tells it. gone: a key, by id, name or file, to trust no longer;
+    None: nothing is removed. instead: the id that is meant where nothing there is called `gone`.
 
     Raises DeviceError where several keys have that name.
     """
     await ready(link)
     there = (await ask(link, "keys"))["keys"]
-    files = {one["file"]: one["key_id"] for one in there if gone in (one["file"], one["key_id"], one["name"])}
-    if len(set(files.values())) > 1:
-        raise DeviceError(f"{link.name}: trusts several keys called {gone}; remove one by its id: "
-                          + ", ".join(sorted(map(str, files.values()))))
+    files = _files_of(link, there, gone) if gone else []
+    if instead and not files:
+        files = _files_of(link, there, instead)
     after = await ask(link, "keys", "--remove", *files) if files else {"keys": there}
-    return {"keys": after["keys"], "removed": sorted(files)}
+    return {"keys": after["keys"], "removed": files}
+
+
+def _files_of(link: Link, there: Sequence[Mapping[str, Any]], gone: str) -> list[str]:
+    """The files of the key called `gone`: of a sound one all that it has there, or it would be trusted still."""
+    called = [one for one in there if gone in (one["file"], one["key_id"], one["name"])]
+    if len(ids := {one["key_id"] or one["file"] for one in called}) > 1:
+        raise DeviceError(f"{link.name}: trusts several keys called {gone}; remove one by its id: "
+                          + ", ".join(sorted(ids)))
+    return sorted(one["file"] for one in there if (one["key_id"] or one["file"]) in ids)
 
 
 async def _refuse_in_use(link: Link, bundle: Bundle, slot: str) -> None:

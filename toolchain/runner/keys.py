@@ -17,7 +17,9 @@ def keys(place: Place, gone: Sequence[str] = ()) -> dict[str, Any]:
     gone: keys, by id, name or file, that are trusted no longer: all their files go. wrong: why a file is no key.
     """
     found = [_told(path) for path in sorted(place.keys.glob(f"*{PUBLIC}"))]
-    removed = [one for one in found if {one["file"], one["key_id"], one["name"]} & set(gone)]
+    called = [one for one in found if {one["file"], one["key_id"], one["name"]} & set(gone)]
+    ids = {one["key_id"] for one in called if one["key_id"]}  # a damaged file has none
+    removed = [one for one in found if one in called or one["key_id"] in ids]
     for one in removed:
         (place.keys / one["file"]).unlink()
     if removed:
