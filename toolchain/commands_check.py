@@ -23,7 +23,7 @@ def run_baseline(folder: Path, out: Path | None = None, device: str | None = Non
     """Write what the build in `folder` is into the file `out` (default: baselines/<recipe>.<device>.json;
     Path("-"): stdout). device: what it did on this one; None: on the machine that built it.
 
-    Returns the file. Raises ToolchainError, DataError, DigestMismatch or WorkDirError.
+    Returns the file. Raises DataError, DigestMismatch or WorkDirError; DeviceError where golden answers failed there.
     """
     from toolchain.check.baseline import default_file, make_baseline
 
@@ -54,8 +54,8 @@ def run_check(
     $GITHUB_STEP_SUMMARY names. everything: show the figures of what passes too. device: what is judged is what it
     did on this one; None: on the machine that built it.
 
-    Returns 0. After everything is written, raises Regression or NotEnoughEvidence; DataError where the baseline has
-    other test images.
+    Returns 0. After everything is written, raises Regression or NotEnoughEvidence; DataError where the baseline is
+    of another device or has other test images.
     """
     from toolchain.check.baseline import load_baseline
     from toolchain.check.console_table import print_verdict

@@ -14,7 +14,7 @@ from check_runs import FP32, INT8, images, times, write, wrong_at
 from toolchain.check.baseline import make_baseline
 from toolchain.check.device_run import read_device_run
 from toolchain.check.finding import Tolerances
-from toolchain.check.judge import check, notices
+from toolchain.check.judge import check
 from toolchain.cli import main
 from toolchain.measure.npz import save_arrays
 from toolchain.report.schema import load_report
@@ -128,11 +128,29 @@ def test_more_rounds_there_are_asked_for_with_the_device(tmp_path: Path) -> None
     assert "build again on a quiet machine with --on orin --set measure.attempts=4" in found[INT8_THERE, "latency"][1]
 
 
-def test_a_baseline_of_another_machine_is_noticed(tmp_path: Path) -> None:
-    run = read_device_run(built(tmp_path / "run"), "orin")
-    before = make_baseline(run).model_copy(update={"device": None})
-    assert any("the baseline is of a machine that built it, this run of the device 'orin'" in told
-               for told in notices(run, before, Tolerances()))
+@pytest.mark.parametrize(("of", "words", "told"), [
+    (None, ["--device", "orin"], "b.json: is of the machine that built it, but what is judged is of the device 'orin'; name the "
+     "baseline that `toolchain baseline RUN --device orin` wrote, or leave --device out"),
+    ("orin", [], "b.json: is of the device 'orin', but what is judged is of the machine that built it; name the baseline "
+     "that `toolchain baseline RUN` wrote, or judge that one with --device orin"),
+    ("nano", ["--device", "orin"], "b.json: is of the device 'nano', but what is judged is of the device 'orin'; name the "
+     "baseline that `toolchain baseline RUN --device orin` wrote, or judge that one with --device nano")])
+def test_a_baseline_of_another_device_is_refused(
+    of: str | None, words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = built(tmp_path / "run")
+    before = make_baseline(read_device_run(run, "orin")).model_copy(update={"device": of})
+    (tmp_path / "b.json").write_text(before.to_json())
+    assert command("check", run, "--baseline", tmp_path / "b.json", *words) == 3
+    read = capsys.readouterr()
+    assert told in read.err and not read.out
+
+
+def test_no_baseline_is_written_of_wrong_golden_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = built(tmp_path / "run", golden_held=False)
+    assert command("baseline", run, "--device", "orin", "-o", tmp_path / "b.json") == 14
+    assert f"on orin {INT8_THERE} did not answer the golden inputs as where built" in capsys.readouterr().err
+    assert not (tmp_path / "b.json").exists()
 
 
 def test_what_is_missing_or_altered_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

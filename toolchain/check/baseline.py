@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from toolchain.check.finished_run import Run
 from toolchain.check.pack import numbers, packed, read_numbers, unpacked
-from toolchain.errors import DataError
+from toolchain.errors import DataError, DeviceError
 from toolchain.report.part import Bytes, Part, Percent, Positive
 from toolchain.report.schema import EngineResult, Report
 
@@ -102,7 +102,11 @@ class Baseline(Part):
 
 
 def make_baseline(run: Run) -> Baseline:
-    """What is kept of a run."""
+    """What is kept of a run. Raises DeviceError where an engine gave wrong answers on the device."""
+    if wrong := [engine.name for engine in run.report.engines if getattr(engine, "golden_held", None) is False]:
+        raise DeviceError(f"on {run.device} {', '.join(wrong)} did not answer the golden inputs as where built, so "
+                          "`check` would fail with such a baseline for ever; nothing was written: leave what fails out "
+                          f"of the recipe, or mend the device, and build again with --on {run.device}")
     return Baseline(
         recipe=str(run.report.recipe.get("name")), recipe_sha256=recipe_digest(run.report),
         device=run.device,

@@ -18,7 +18,10 @@ MB = 1_000_000
 
 
 def check(run: Run, baseline: Baseline, asked: Tolerances, file: Path | str = "the baseline") -> list[Finding]:
-    """Everything that was found, engine by engine in the report's order. Raises DataError for other test images."""
+    """Everything that was found, engine by engine in the report's order. Raises DataError for a baseline of another
+    device or of other test images.
+    """
+    _same_device(run, baseline, file)
     _same_images(run, baseline, file)
     found = accuracy_findings(run, baseline, asked)
     for engine in run.report.engines:
@@ -40,14 +43,23 @@ def notices(run: Run, baseline: Baseline, asked: Tolerances) -> list[str]:
     other = [] if baseline.recipe == name else [
         f"the baseline is of the recipe {baseline.recipe!r}, this run of {name!r}: if that is not meant, name the "
         "baseline of this recipe"]
-    if baseline.device != run.device:
-        other.append(f"the baseline is of {_place(baseline.device)}, this run of {_place(run.device)}: if that is not "
-                     "meant, name the baseline of this one")
     return other + slower_references(run, baseline, asked)
 
 
 def _place(device: str | None) -> str:
-    return f"the device {device!r}" if device else "a machine that built it"
+    return f"the device {device!r}" if device else "the machine that built it"
+
+
+def _same_device(run: Run, baseline: Baseline, file: Path | str) -> None:
+    """A baseline of another device is a wrong path: engines there have other names, so next to nothing would be judged.
+    Raises DataError.
+    """
+    if baseline.device == run.device:
+        return
+    judged = f" --device {run.device}" if run.device else ""
+    otherwise = f"judge that one with --device {baseline.device}" if baseline.device else "leave --device out"
+    raise DataError(f"{file}: is of {_place(baseline.device)}, but what is judged is of {_place(run.device)}; name the "
+                    f"baseline that `toolchain baseline RUN{judged}` wrote, or {otherwise}")
 
 
 def _same_images(run: Run, baseline: Baseline, file: Path | str) -> None:

@@ -26,7 +26,7 @@ def ship(
     engine: Annotated[str, typer.Option(
         "--engine", metavar="NAME", help="Which engine; a precision, if only one engine has it.")],
     to: Annotated[str | None, typer.Option(
-        "--to", metavar="DEVICE", help=f"Refuse what does not fit the device, or broke its limits there: {DEVICE}")] = None,
+        "--to", metavar="DEVICE", help=f"Refuse what does not fit the device, or broke limits there: {DEVICE}")] = None,
     portable: Annotated[bool, typer.Option(
         "--portable", help="Add the ONNX file it was built from, for devices that build their own engine.")] = False,
     anyway: Annotated[bool, typer.Option("--anyway", help="Also if limits were not held; the bundle says so.")] = False,
