@@ -71,8 +71,9 @@ def check(
     interval, and like peak memory only under equal conditions. Where evidence
     is missing, the number of images or rounds that would decide is said, and
     whose they are. Files of RUN that were altered are refused (8), and missing
-    ones (9). With --device, what engines did on a device is judged by the same
-    rules: its own FP32 engines, conditions and golden answers.
+    ones (9); so is a baseline of another device, or of other test images (3).
+    With --device, what engines did on a device is judged by the same rules: its
+    own FP32 engines, conditions and golden answers.
 
     \b
       toolchain baseline build/vgg11_int8 -o vgg11.json
