@@ -70,8 +70,7 @@ def run_tidy(file: Path | None, names: Sequence[str], days: float = 30) -> None:
 
 
 def run_device_keys(file: Path | None, names: Sequence[str], gone: str | None = None) -> None:
-    """Print whom devices trust, a key a line. gone: a key, by id, name, file there or .pub file here, that they trust no
-    longer.
+    """Print whom devices trust, a key a line. gone: one, by id, name, file there or .pub file here, to trust no longer.
 
     Raises RecipeError (no device trusts it), BundleRefused (the file here is no key), DeviceError (some device failed;
     the others are done).

@@ -102,23 +102,26 @@ def run_keys_new(
 
 def run_keys_list(keys: Path | None = None) -> None:
     """Print the keys of the folder, one a line: those that sign, those that are trusted, and public ones that are
-    neither."""
-    from toolchain.ship.keys import believed, own_keys, public_keys
+    neither; and damaged files, with what mends them.
+    """
+    from toolchain.ship.keys import believed, damaged, own_keys, public_keys
 
     folder, today = _folder(keys), date.today()
-    trusted = believed(folder)
+    trusted, wrong = believed(folder, tell=False), damaged(folder)
     own = {key.key_id: key for key in own_keys(folder)}
     public = {key.key_id: key for key in public_keys(folder)}
     for key in sorted({**public, **trusted, **own}.values(), key=lambda one: one.name):
         roles = [role for role, there in (("signs", own), ("trusted", trusted)) if key.key_id in there]
         state = "expired on" if today > key.expires else "until"
         print(f"{key.key_id}  {key.name:<20} {', '.join(roles) or 'not trusted':<15} {state} {key.expires}")
-    if not own and not trusted and not public:
+    for told in wrong.values():
+        print(f"{'damaged':<16}  {told}")
+    if not own and not trusted and not public and not wrong:
         print(f"{folder}: no keys; make one: toolchain keys new NAME, or trust another's: toolchain keys trust FILE")
 
 
 def run_keys_trust(file: Path, keys: Path | None = None, replace: bool = False) -> None:
-    """Trust the public key in `file`. replace: also where it is trusted with other dates.
+    """Trust the public key in `file`. replace: also where it is trusted with other dates, or its file is damaged.
 
     Raises BundleRefused (no such key), RecipeError (no such file; another key has its name; it has other dates).
     """

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from toolchain.errors import BundleRefused, RecipeError, WorkDirError
 from toolchain.runner.ed25519 import verified
 from toolchain.runner.trust import Refused, key_text, read_key, trusted_keys
-from toolchain.ship.keys import believed, chosen, locked, new_key, open_private, own_keys, self_signed, trust
+from toolchain.ship.keys import believed, chosen, damaged, locked, new_key, open_private, own_keys, self_signed, trust
 
 LATER = date(2027, 12, 31)
 
@@ -162,14 +162,60 @@ def test_a_key_file_that_is_not_there_is_a_mistake_of_the_command_line(tmp_path:
         trust(tmp_path / "keys", tmp_path / "workshp.pub")
 
 
-def test_a_damaged_file_among_the_trusted_keys_is_named(tmp_path: Path) -> None:
-    trust_folder = tmp_path / "trusted"
-    trust_folder.mkdir()
-    (trust_folder / "x.pub").write_text("{")
-    with pytest.raises(BundleRefused, match="x.pub"):
-        believed(tmp_path)
+def test_a_damaged_file_among_the_trusted_keys_is_named_makes_none_trusted_and_keeps_none_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (trusted := tmp_path / "trusted").mkdir()
+    (trusted / "x.pub").write_text(key_text(KEY).replace("2027-12-31", "2999-12-31"))
+    assert believed(tmp_path) == {}
+    assert f"left out: {trusted}/x.pub: the key's signature of its own name" in (told := capsys.readouterr().err)
+    assert "delete it, or trust an intact copy: toolchain keys trust FILE --replace" in told
+    (trusted / "y.pub").write_text(key_text(KEY))
+    assert believed(tmp_path, tell=False) == {KEY.key_id: KEY} and not capsys.readouterr().err
+    with pytest.raises(Refused, match="x.pub"):  # on a device, which tells nobody
+        trusted_keys(trusted)
     with pytest.raises(Refused, match="cannot be read"):
         read_key(tmp_path / "missing.pub")
+
+
+def test_a_damaged_trusted_file_takes_no_part_and_is_replaced_only_when_told_to(tmp_path: Path) -> None:
+    file, folder = tmp_path / "their.pub", tmp_path / "keys"
+    file.write_text(key_text(KEY))
+    (folder / "trusted").mkdir(parents=True)
+    (folder / "trusted/other.pub").write_text("{")
+    assert trust(folder, file) == KEY
+    (folder / "trusted/workshop.pub").write_text("{")
+    with pytest.raises(RecipeError, match="trusted/workshop.pub: is no JSON .*; .*their.pub takes its place with --replace"):
+        trust(folder, file)
+    assert believed(folder) == {}
+    assert trust(folder, file, replace=True) == KEY and believed(folder) == {KEY.key_id: KEY}
+
+
+def test_a_damaged_public_half_signs_nothing_and_its_copy_is_named(tmp_path: Path) -> None:
+    new_key(tmp_path, "ours", LATER, today=TODAY)
+    (tmp_path / "ours.pub").write_text("{")
+    copy = f"{tmp_path}/trusted/ours.pub is an intact copy: copy it to {tmp_path}/ours.pub"
+    for name in (None, "ours"):
+        with pytest.raises(BundleRefused, match=f"ours.pub: is no JSON .*; {copy}$"):
+            chosen(tmp_path, name, TODAY)
+    other = new_key(tmp_path, "other", LATER, today=TODAY)
+    assert chosen(tmp_path, "other", TODAY) == other and own_keys(tmp_path) == [other]
+    with pytest.raises(BundleRefused, match=f"{copy}; or name another key: --key other"):  # which may not be the one meant
+        chosen(tmp_path, None, TODAY)
+    (tmp_path / "trusted/ours.pub").unlink()
+    with pytest.raises(BundleRefused, match="copy to .*ours.pub what those have who trust this key.*delete ours.key too"):
+        chosen(tmp_path, "ours", TODAY)
+
+
+def test_a_cure_that_is_told_for_a_damaged_file_cures_it(tmp_path: Path) -> None:
+    new_key(tmp_path, "ours", LATER, today=TODAY)
+    (tmp_path / "trusted/ours.pub").write_text("{")
+    (tmp_path / "stray.pub").write_text("{")
+    ours, stray = (tmp_path / name for name in ("trusted/ours.pub", "stray.pub"))
+    assert set(found := damaged(tmp_path)) == {ours, stray} and "it is not in use: delete it" in found[stray]
+    assert f"{tmp_path}/ours.pub is an intact copy: toolchain keys trust {tmp_path}/ours.pub --replace" in found[ours]
+    trust(tmp_path, tmp_path / "ours.pub", replace=True)
+    assert set(damaged(tmp_path)) == {stray}
 
 
 def test_the_public_half_is_that_of_the_private_one() -> None:

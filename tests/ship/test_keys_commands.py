@@ -61,3 +61,24 @@ def test_a_trusted_key_with_other_dates_is_replaced_only_when_told_to(tmp_path: 
 def test_an_empty_folder_of_keys_says_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, shown = call(capsys, "keys", "list", "--keys", tmp_path)
     assert code == 0 and "toolchain keys new NAME" in shown
+
+
+def test_a_damaged_key_is_listed_beside_the_others_and_keeps_no_bundle_out(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys, bundle = tmp_path / "keys", tmp_path / "a.bundle"
+    (keys / "trusted/bad.pub").write_text("{")
+    (keys / "worse.pub").write_text("{")
+    code, shown = call(capsys, "keys", "list")
+    assert code == 0 and "workshop             signs, trusted" in shown and shown.count("left out") == 0
+    for name in ("trusted/bad.pub", "worse.pub"):
+        assert f"damaged           {keys}/{name}: is no JSON" in shown and shown.count(f"{keys}/{name}") == 1
+    assert call(capsys, "ship", run, "--engine", "int8", "--out", bundle)[0] == 0
+    code, shown = call(capsys, "verify", bundle)
+    assert code == 0 and f"left out: {keys}/trusted/bad.pub: " in shown and "holds, " in shown
+    (keys / "trusted/workshop.pub").write_text("{")
+    code, shown = call(capsys, "verify", bundle)
+    assert code == 13 and "which is not trusted here" in shown
+    assert f"toolchain keys trust {keys}/workshop.pub --replace" in shown
+    assert call(capsys, "keys", "trust", keys / "workshop.pub", "--replace")[0] == 0
+    assert call(capsys, "verify", bundle)[0] == 0

@@ -101,7 +101,8 @@ def keys_list(key_folder: KeysOption = None) -> None:
 def keys_trust(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A public key, NAME.pub")], key_folder: KeysOption = None,
     replace: Annotated[bool, typer.Option(
-        "--replace", help="Also if this key is trusted already with another name or other dates.")] = False,
+        "--replace", help="Also if this key is trusted already with another name or other dates, or "
+        "its file there is damaged.")] = False,
 ) -> None:
     """Accept bundles signed by the public key in FILE, until it expires.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -89,10 +90,14 @@ def trusted_keys(folder: Path) -> dict[str, Key]:
 
     Raises Refused for a damaged file, and for two files that say different things about one key.
     """
+    return by_id({path: read_key(path) for path in sorted(folder.glob(f"*{PUBLIC}"))})
+
+
+def by_id(files: Mapping[Path, Key]) -> dict[str, Key]:
+    """The keys by id. Raises Refused for two files that say different things about one key."""
     found: dict[str, Key] = {}
     places: dict[str, Path] = {}
-    for path in sorted(folder.glob(f"*{PUBLIC}")):
-        key = read_key(path)
+    for path, key in files.items():
         if found.setdefault(key.key_id, key) != key:
             other = found[key.key_id]
             raise Refused(f"{path}: this key ({key.name}, until {key.expires}) is trusted already by "

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 
@@ -14,9 +16,10 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from toolchain.console import log
 from toolchain.errors import BundleRefused, RecipeError, WorkDirError, nearest
 from toolchain.files import write_text
-from toolchain.runner.trust import PUBLIC, Key, Refused, key_text, read_key, trusted_keys
+from toolchain.runner.trust import PUBLIC, Key, Refused, by_id, key_text, read_key
 
 PRIVATE, TRUSTED = ".key", "trusted"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
@@ -81,13 +84,20 @@ def locked(folder: Path, key: Key) -> bool:
 
 
 def own_keys(folder: Path) -> list[Key]:
-    """The keys in `folder` whose private half is there too. Raises BundleRefused for a damaged file."""
-    return [_read(path.with_suffix(PUBLIC)) for path in sorted(folder.glob(f"*{PRIVATE}"))]
+    """The keys in `folder` whose private half is there too; without the damaged ones, which `damaged` tells."""
+    return list(_sound(_own_files(folder)).values())
 
 
 def chosen(folder: Path, name: str | None, today: date | None = None) -> Key:
-    """The key to sign with: `name`, or the only one. Raises RecipeError, also where it expired."""
-    own = {key.name: key for key in own_keys(folder)}
+    """The key to sign with: `name`, or the only one. Raises RecipeError, also where it expired, BundleRefused where its
+    public half is damaged, which without a name may be any that is.
+    """
+    files = _own_files(folder)
+    own = {key.name: key for key in _sound(files).values()}
+    for path in files:
+        if (name is None or name == path.stem and name not in own) and (why := _wrong(path)):
+            other = f"; or name another key: --key {' or '.join(own)}" if own else ""
+            raise BundleRefused(f"{why}; {cure(folder, path)}{other}")
     if not own:
         raise RecipeError(f"{folder}: holds no key to sign with; make one: toolchain keys new NAME")
     if name is None and len(own) > 1:
@@ -101,8 +111,30 @@ def chosen(folder: Path, name: str | None, today: date | None = None) -> Key:
 
 
 def public_keys(folder: Path) -> list[Key]:
-    """The public keys that lie in `folder` itself, where they sign and trust nothing. Raises BundleRefused."""
-    return [_read(path) for path in sorted(folder.glob(f"*{PUBLIC}"))]
+    """The public keys that lie in `folder` itself, where they sign and trust nothing; without the damaged ones."""
+    return list(_sound(_public_files(folder)).values())
+
+
+def damaged(folder: Path) -> dict[Path, str]:
+    """Why files of `folder`, and of those trusted there, are no public keys, and what mends it."""
+    files = dict.fromkeys([*_own_files(folder), *_public_files(folder), *_public_files(folder / TRUSTED)])
+    return {path: f"{why}; {cure(folder, path)}" for path in files if (why := _wrong(path))}
+
+
+def cure(folder: Path, path: Path) -> str:
+    """What to do with a damaged public key in `folder`, or in what is trusted there."""
+    trusted = folder / TRUSTED / path.name
+    if path.parent == trusted.parent:
+        for intact, key in _sound([folder / path.name]).items():
+            if key.name == path.stem:  # what it is called when it is trusted
+                return f"{intact} is an intact copy: toolchain keys trust {intact} --replace"
+        return "delete it, or trust an intact copy: toolchain keys trust FILE --replace"
+    if not path.with_suffix(PRIVATE).exists():
+        return "it is not in use: delete it"
+    if _wrong(trusted) is None:
+        return f"{trusted} is an intact copy: copy it to {path}"
+    return (f"copy to {path} what those have who trust this key; where nobody has it, delete "
+            f"{path.with_suffix(PRIVATE).name} too and make a new key: toolchain keys new NAME")
 
 
 def trust(folder: Path, file: Path, replace: bool = False) -> Key:
@@ -115,10 +147,13 @@ def trust(folder: Path, file: Path, replace: bool = False) -> Key:
     if not NAME.fullmatch(key.name):
         raise RecipeError(f"{file}: its name is {key.name!r}, expected {NAMES}")
     place = folder / TRUSTED / f"{key.name}{PUBLIC}"
-    if place.exists() and _read(place).public != key.public:
+    there = _sound(_public_files(folder / TRUSTED))
+    if place in there and there[place].public != key.public:
         raise RecipeError(f"{place}: another key of this name is trusted already; delete it first if it was replaced")
-    before = [path for path in (folder / TRUSTED).glob(f"*{PUBLIC}") if _read(path).public == key.public]
-    if not replace and (other := next((old for old in map(_read, before) if old != key), None)):
+    if not replace and place.exists() and place not in there:
+        raise RecipeError(f"{_wrong(place)}; {file} takes its place with --replace")
+    before = [path for path, old in there.items() if old.public == key.public]
+    if not replace and (other := next((there[path] for path in before if there[path] != key), None)):
         raise RecipeError(f"{file}: this key ({key.key_id}) is trusted already, as {_dated(other)}; {file.name} says "
                           f"{_dated(key)}; trust that instead with --replace")
     try:
@@ -151,12 +186,46 @@ def _refuse_private(file: Path) -> None:
                           f"trust its public half, {file.with_suffix(PUBLIC).name}")
 
 
-def believed(folder: Path) -> dict[str, Key]:
-    """The trusted keys by id. Raises BundleRefused for a damaged file."""
+def believed(folder: Path, tell: bool = True) -> dict[str, Key]:
+    """The trusted keys by id. A damaged file makes none trusted and keeps none out; it is told, unless `tell` is False.
+
+    Raises BundleRefused for two files that say different things about one key.
+    """
+    files = _public_files(folder / TRUSTED)
+    for path in files if tell else ():
+        if why := _wrong(path):
+            log(f"left out: {why}; {cure(folder, path)}")
     try:
-        return trusted_keys(folder / TRUSTED)
+        return by_id(_sound(files))
     except Refused as told:
         raise BundleRefused(str(told)) from None
+
+
+def _own_files(folder: Path) -> list[Path]:
+    """Public halves, though a file may be missing."""
+    return [path.with_suffix(PUBLIC) for path in sorted(folder.glob(f"*{PRIVATE}"))]
+
+
+def _public_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"*{PUBLIC}"))
+
+
+def _sound(files: Sequence[Path]) -> dict[Path, Key]:
+    """The keys in those of the files that are whole."""
+    found = {}
+    for path in files:
+        with suppress(Refused):
+            found[path] = read_key(path)
+    return found
+
+
+def _wrong(path: Path) -> str | None:
+    """Why a file is no public key."""
+    try:
+        read_key(path)
+    except Refused as told:
+        return str(told)
+    return None
 
 
 def _unwritable(folder: Path, error: OSError) -> WorkDirError:
