@@ -132,7 +132,9 @@ def test_a_full_disk_is_one_sentence_and_hides_no_verdict(run, baseline, unbuffe
 
 @pytest.mark.parametrize(("words", "said"), [
     (["check", "r"], "no file was left half written, run the same command again from its start"),
-    (["--debug", "bench", "r"], "no file was left half written"), (["build", "r"], "the same command goes on from here")])
+    (["--debug", "bench", "r"], "no file was left half written"), (["build", "r"], "the same command goes on from here"),
+    (["build", "r", "--on=orin"], "devices go on with what they were asked already; the same command goes on from here, and fetches it"),
+    (["bench", "r", "--on", "orin"], "run the same command again from its start")])
 def test_ctrl_c_promises_what_is_true(words, said, monkeypatch, capsys):
     def interrupted(*_, **__):
         raise SystemExit(130)

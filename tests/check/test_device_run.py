@@ -162,7 +162,7 @@ def test_what_is_missing_or_altered_is_refused(tmp_path: Path, capsys: pytest.Ca
         return capsys.readouterr().err
 
     assert "has no results of the device 'orni', did you mean 'orin'?" in ends(9, "orni")
-    assert "the build failed on nano: does not answer; build again with --on nano" in ends(9, "nano")
+    assert "has nothing of nano to judge: does not answer; build again with --on nano" in ends(9, "nano")
     (place / "latency.npz").write_bytes(b"other")
     assert "latency.npz: SHA-256 is" in ends(8)
     built(run)

@@ -9,12 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from toolchain.check.finished_run import ANSWERS, TIMES, Run, joined, read_arrays, read_report
-from toolchain.errors import DigestMismatch, WorkDirError, nearest
-from toolchain.files import sha256_file
+from toolchain.errors import WorkDirError, nearest
 from toolchain.report.devices import DeviceEngine, DeviceResult
+from toolchain.report.returned import prove, proven
 from toolchain.report.schema import EngineResult, EnvironmentFacts, Gpu, Report
-
-RECORD = "engine.json"
 
 
 def read_device_run(folder: Path, name: str) -> Run:
@@ -22,9 +20,8 @@ def read_device_run(folder: Path, name: str) -> Run:
     report = read_report(folder)
     device = _of(report, folder, name)
     place = folder / "devices" / name
-    for engine in (engine for engine in device.engines if engine.built):
-        _prove_engine(place / "engines" / engine.name, engine, name)
-    answers, times = (read_arrays(_proven(place / file, device)) for file in (ANSWERS, TIMES))
+    prove(place, device)
+    answers, times = (read_arrays(proven(place / file, device)) for file in (ANSWERS, TIMES))
     return joined(_as_report(device, report), answers, times, place, name)
 
 
@@ -35,30 +32,9 @@ def _of(report: Report, folder: Path, name: str) -> DeviceResult:
         raise WorkDirError(f"{folder}: has no results of the device '{name}'{nearest(name, known)}; {told}; they come "
                            f"from `toolchain build RECIPE --on {name}`")
     if known[name].reason:
-        raise WorkDirError(f"{folder}: the build failed on {name}: {known[name].reason}; build again with --on {name}")
+        raise WorkDirError(f"{folder}: has nothing of {name} to judge: {known[name].reason}; build again with "
+                           f"--on {name}")
     return known[name]
-
-
-def _proven(path: Path, device: DeviceResult) -> Path:
-    """A file that came back, held against the digest in the report."""
-    again = f"build again with --on {device.name}"
-    if not path.is_file():
-        raise WorkDirError(f"{path}: is missing; {again}")
-    if path.name not in device.files:
-        raise WorkDirError(f"{path}: the report does not tell its SHA-256, as an earlier version wrote it; {again}")
-    if (found := sha256_file(path)) != device.files[path.name]:
-        raise DigestMismatch(f"{path}: SHA-256 is {found[:16]}, but {device.files[path.name][:16]} came from the "
-                             f"device; the file was altered: {again}")
-    return path
-
-
-def _prove_engine(folder: Path, engine: DeviceEngine, device: str) -> None:
-    files = [path for path in sorted(folder.glob("engine.*")) if path.name != RECORD]
-    if not files:
-        raise WorkDirError(f"{folder}: its engine is missing; build again with --on {device}")
-    if all(sha256_file(path) != engine.sha256 for path in files):
-        raise DigestMismatch(f"{files[0]}: is not the engine that came from {device}; the file was altered: build "
-                             f"again with --on {device}")
 
 
 def _as_report(device: DeviceResult, report: Report) -> Report:
