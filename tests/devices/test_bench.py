@@ -155,26 +155,30 @@ def test_several_devices_have_a_table_each_and_one_that_fails_stops_no_other(
     assert "on orin (" in shown.out and "1 of 2 devices failed" in shown.err and "gone: there is no program" in shown.err
 
 
-def test_an_interrupted_bench_ends_there_too_and_leaves_nothing(bench: Path, device: Device) -> None:
-    runs = Path(device.folder) / "runs"
+def test_an_interrupted_bench_ends_on_all_devices_and_leaves_nothing(bench: Path, device: Device) -> None:
+    both = {name: device.model_copy(update={"folder": f"{device.folder}-{name}"}) for name in ("orin", "nano")}
+    (bench / "devices.yaml").write_text(yaml.safe_dump({name: one.model_dump(exclude_none=True) for name, one in both.items()}))
     asked = subprocess.Popen(
-        [sys.executable, "-m", "toolchain", "bench", "a.onnx", "--on", "orin", "--rounds", "100000", "--runs", "1000"],
+        [sys.executable, "-m", "toolchain", "bench", "a.onnx", "--on", "orin", "--on", "nano", "--rounds", "100000", "--runs", "1000"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    pid = 0
+    runs = [Path(one.folder) / "runs" for one in both.values()]
     for _ in range(6000):
-        if found := [int(told) for path in runs.glob("*/bench.pid") if (told := path.read_text())]:
-            pid = found[0]
+        pids = [int(told) for folder in runs for path in folder.glob("*/bench.pid") if (told := path.read_text())]
+        if len(pids) == 2:
             break
         assert asked.poll() is None
         time.sleep(0.01)
-    os.kill(pid, 0)  # it is at work
+    for pid in pids:
+        os.kill(pid, 0)  # it is at work
     asked.send_signal(signal.SIGINT)
     _, told = asked.communicate(timeout=60)
     assert asked.returncode == 130 and "Traceback" not in told
-    assert "orin: its bench is stopped, and nothing of it is left there" in told
+    for name in both:
+        assert f"{name}: its bench is stopped, and nothing of it is left there" in told
     assert "run the same command again from its start" in told
-    assert list(runs.iterdir()) == []
-    with pytest.raises(ProcessLookupError):
-        for _ in range(6000):  # until its parent has heard of it
-            os.kill(pid, 0)
-            time.sleep(0.01)
+    assert [list(folder.iterdir()) for folder in runs] == [[], []]
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            for _ in range(6000):  # until its parent has heard of it
+                os.kill(pid, 0)
+                time.sleep(0.01)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from errno import ENOSPC
 
@@ -40,10 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
-            command = next((word for word in words if not word.startswith("-")), "")
-            _stop_at_once("interrupted; finished stages are kept, the same command goes on from here"
-                          if command in STAGED else "interrupted; no file was left half written, run the same command "
-                          "again from its start", INTERRUPTED)
+            _stop_at_once(f"interrupted; {_left(words)}", INTERRUPTED)
         if (why := _end_stdout()) and not stop.code:
             print(f"error: stdout: cannot be written ({why}); send it to another place", file=sys.stderr)
             sys.exit(WorkDirError.exit_code)
@@ -63,6 +61,17 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"internal error: {type(error).__name__}: {error}\nThis is a bug in toolchain: please report it with the "
               "traceback that --debug shows.", file=sys.stderr)
         sys.exit(70)
+
+
+def _left(words: Sequence[str]) -> str:
+    """What an interrupted command leaves, and how to go on."""
+    command = next((word for word in words if not word.startswith("-")), "")
+    if command not in STAGED:
+        return "no file was left half written, run the same command again from its start"
+    if command == "build" and any(word.partition("=")[0] == "--on" for word in words):
+        return ("finished stages are kept, and devices go on with what they were asked already; the same command goes "
+                "on from here, and fetches it")
+    return "finished stages are kept, the same command goes on from here"
 
 
 def _stop_at_once(message: str, code: int) -> None:

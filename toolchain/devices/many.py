@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from toolchain.devices.file import Device
 from toolchain.devices.transport import Link
@@ -23,7 +23,12 @@ def each(devices: Mapping[str, Device], act: Callable[[Link], Awaitable[T]]) -> 
             return error
 
     async def all_() -> list[T | ToolchainError]:
-        return await asyncio.gather(*map(one, devices))
+        # return_exceptions: an interruption is over when every device has been told of it, not the first one
+        found = await asyncio.gather(*map(one, devices), return_exceptions=True)
+        for told in found:
+            if isinstance(told, BaseException) and not isinstance(told, ToolchainError):
+                raise told
+        return cast("list[T | ToolchainError]", found)
 
     return dict(zip(devices, asyncio.run(all_()), strict=True))
 
