@@ -16,6 +16,10 @@ SLOTS = ("A", "B")
 
 def run_add(file: Path | None, name: str, address: str, settings: Mapping[str, str | None]) -> None:
     """Write the device at ssh://user@host:port into devices.yaml. Raises RecipeError, WorkDirError."""
+    if key_file := settings.get("key_file"):
+        from toolchain.devices.keys import refuse_public
+
+        refuse_public(name, key_file)
     path = devices_file(file)
     device = add(path, name, {**parsed(address), **settings})
     print(f"{path}: {name} is {device.address}; see what it has: toolchain device probe {name}")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import asyncssh
 import pytest
+from device_shop import command
 from ssh_place import Place
 
 from toolchain.devices.connect import connected
@@ -124,6 +125,18 @@ def test_a_public_key_is_not_taken_for_the_private_one(server: Place, device: De
     assert told == f"orin: {tmp_path}/id.pub is a public key, and key_file of devices.yaml names the private one: {tmp_path}/id"
     (tmp_path / "junk").write_text("nothing of a key")
     assert f"the private key {tmp_path}/junk cannot be opened" in refusal(device.model_copy(update={"key_file": str(tmp_path / "junk")}))
+
+
+@pytest.mark.parametrize("form", ["openssh", "rfc4716", "pkcs8-pem"])
+def test_a_public_key_is_refused_when_a_device_is_added(form: str, shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key = asyncssh.generate_private_key("ssh-rsa", key_size=2048)
+    key.write_private_key(shop / "id")
+    key.write_public_key(shop / "id.pub", form)
+    assert command("device", "add", "orin", "ssh://me@orin", "--key-file", shop / "id.pub") == 2
+    assert f"which is a public key; expected the private one: {shop}/id\n" in capsys.readouterr().err
+    assert not (shop / "devices.yaml").exists()
+    for number, file in enumerate(("id", "not_yet", ".")):
+        assert command("device", "add", f"orin{number}", "ssh://me@orin", "--key-file", shop / file) == 0
 
 
 @pytest.mark.parametrize("form", ["openssh", "pkcs8-pem", "pkcs1-pem"])

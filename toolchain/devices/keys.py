@@ -11,7 +11,7 @@ from typing import Any
 
 import asyncssh
 
-from toolchain.errors import DeviceError
+from toolchain.errors import DeviceError, RecipeError
 
 DEFAULTS = ("id_ed25519_sk", "id_ecdsa_sk", "id_ed448", "id_ed25519", "id_ecdsa", "id_rsa", "id_dsa")  # of ~/.ssh
 OPENSSH, MAGIC = "OPENSSH PRIVATE KEY", b"openssh-key-v1\0"
@@ -32,13 +32,35 @@ def entering(name: str, key_file: str) -> dict[str, Any]:
     if is_locked(path):
         public = public_of(path)
         return {"client_keys": str(path), "ignore_encrypted": True, "agent_identities": [public] if public else None}
-    if b"PRIVATE KEY" not in content:
-        with suppress(asyncssh.KeyImportError, ValueError):
-            asyncssh.import_public_key(content)
-            private = f": {path.with_suffix('')}" if path.suffix == ".pub" else ""
-            raise DeviceError(f"{name}: {path} is a public key, and key_file of devices.yaml names the private one"
-                              f"{private}")
+    if is_public(content):
+        raise DeviceError(f"{name}: {path} is a public key, and key_file of devices.yaml names the private one"
+                          f"{beside(path)}")
     return {"client_keys": str(path)}
+
+
+def is_public(content: bytes) -> bool:
+    """Whether a file holds the public half of a key, and not the private one too."""
+    if b"PRIVATE KEY" in content:
+        return False
+    try:
+        asyncssh.import_public_key(content)
+    except (asyncssh.KeyImportError, ValueError):
+        return False
+    return True
+
+
+def beside(path: Path) -> str:
+    """Where the private half of a public key should lie, as the end of a sentence."""
+    return f": {path.with_suffix('')}" if path.suffix == ".pub" else ""
+
+
+def refuse_public(name: str, key_file: str) -> None:
+    """Raise RecipeError where --key-file is the public half. One that is not there yet may come later."""
+    path = Path(key_file).expanduser()
+    with suppress(OSError):
+        if is_public(path.read_bytes()):
+            raise RecipeError(f"device add {name}: found --key-file {key_file}, which is a public key; expected the "
+                              f"private one{beside(path)}")
 
 
 def is_locked(path: Path) -> bool:
