@@ -32,6 +32,19 @@ def deployed(device: Device, capsys: pytest.CaptureFixture[str]) -> tuple[str | 
     return told["current"], {slot: one["bundle"] for slot, one in told["slots"].items() if one}
 
 
+class Near:
+    """Instead of a line to a device."""
+
+    def __init__(self, name: str, device: Device) -> None:
+        self.name = name
+
+    async def __aenter__(self) -> Near:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+
 def small_disk(folder: Path, megabytes: int) -> Path:
     """`folder` on a disk of its own, until `unmounted`. Skips where that cannot be."""
     folder.mkdir()

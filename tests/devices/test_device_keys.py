@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from bundles import KEY, STRANGER
-from device_shop import command, listed
+from device_shop import Near, command, listed
 
 from toolchain.devices import deploy, many
 from toolchain.devices.file import Device
@@ -18,19 +18,6 @@ from toolchain.runner.trust import key_text
 from toolchain.ship.keys import self_signed
 
 GUEST = self_signed(STRANGER, "guest", KEY.created, KEY.expires)
-
-
-class Near:
-    """Instead of a line to a device."""
-
-    def __init__(self, name: str, device: Device) -> None:
-        self.name = name
-
-    async def __aenter__(self) -> Near:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        pass
 
 
 @pytest.fixture

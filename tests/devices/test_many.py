@@ -6,25 +6,13 @@ import asyncio
 import signal
 
 import pytest
+from device_shop import Near
 
 from toolchain.devices import bench, many
 from toolchain.devices.file import Device
 from toolchain.errors import DeviceError
 
 DEVICES = {name: Device(host=name) for name in ("orin", "nano", "xavier")}
-
-
-class Near:
-    """Instead of a line to a device."""
-
-    def __init__(self, name: str, device: Device) -> None:
-        self.name = name
-
-    async def __aenter__(self) -> Near:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        pass
 
 
 @pytest.fixture(autouse=True)
