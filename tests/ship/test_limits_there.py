@@ -61,6 +61,18 @@ def test_limits_that_fail_on_another_device_are_told_and_stand_in_the_bundle(
         assert [limit["held"] for limit in json.loads(bundle.read("measured.json"))["limits"]] == [True, False]
 
 
+def test_a_limit_that_could_be_judged_nowhere_yet_is_told_and_stops_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An engine for a GPU that is not here has to be shipped before it can be judged."""
+    report = json.loads((run / "report.json").read_text())
+    report["limits"].append({"engine": "int8", "limit": "speedup", "asked": 3.0, "found": None, "held": False, "reason": "no GPU"})
+    (run / "report.json").write_bytes(text(report))
+    published = json.loads((run / "published.json").read_text())
+    (run / "published.json").write_bytes(text(published | {"report.json": hashlib.sha256(text(report)).hexdigest()}))
+    with pytest.raises(SystemExit) as stop:
+        main(["ship", str(run), "--engine", "int8"])
+    assert not stop.value.code and "limits were not held: int8: speedup: asked 3, judged nowhere yet" in capsys.readouterr().err
+
+
 def test_limits_that_other_precisions_or_namesakes_break_on_a_device_do_not_matter(run: Path, any_device: None, capsys: pytest.CaptureFixture[str]) -> None:
     there = {**ORIN, "engines": [*ORIN["engines"], {"name": NAME, "built": True}]}  # type: ignore[misc]
     judged_on_orin(run, "fp32.tensorrt.local_gpu", "int8.tensorrt.local_gpu", device=there)

@@ -84,10 +84,11 @@ def chosen(run: Path, report: Report, asked: str) -> EngineResult:
 
 
 def limits_of(report: Report, result: EngineResult) -> list[LimitResult]:
-    """Those on the engine, and those on its like on each device: of its name, or else of its precision, since what a
-    device makes of the portable file may have another runtime and target.
+    """Those on the engine, those on its precision that no engine could be judged by, and those on its like on each
+    device: of its name, or else of its precision, since what a device makes of the portable file may have another
+    runtime and target.
     """
-    found = [limit for limit in report.limits if limit.engine == result.name]
+    found = [limit for limit in report.limits if limit.engine in (result.name, result.precision)]
     for one in report.devices:
         place, names = f"{one.name}{ON}", [engine.name for engine in one.engines if engine.built]
         for limit in report.limits:
@@ -101,7 +102,7 @@ def limits_of(report: Report, result: EngineResult) -> list[LimitResult]:
 def _told(limits: Sequence[LimitResult], result: EngineResult) -> list[str]:
     """Each in words; of another engine than the one that is shipped, with its name and device."""
     return [f"{'' if one.engine == result.name else f'{one.engine}: '}{one.limit}: asked {one.asked:g}, "
-            f"found {one.found}" for one in limits]
+            + ("judged nowhere yet" if one.found is None else f"found {one.found}") for one in limits]
 
 
 def _engine(run: Path, name: str) -> tuple[EngineRecord, Path]:
