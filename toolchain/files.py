@@ -31,13 +31,15 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def deliver(path: Path, text: str) -> None:
-    """Write a result where the user asked for it, in a folder that is made where it is missing. Raises WorkDirError."""
+def deliver(path: Path, text: str, other: str = "file") -> None:
+    """Write what a user asked for where they asked for it, in a folder that is made where it is missing. other: than
+    which to choose another where that cannot be. Raises WorkDirError.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
     except OSError as error:
-        raise WorkDirError(f"{path}: cannot be written ({error.strerror}); choose another file") from None
+        raise WorkDirError(f"{path}: cannot be written ({error.strerror}); choose another {other}") from None
 
 
 def copy_whole(source: Path, target: Path) -> None:

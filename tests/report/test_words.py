@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from toolchain.recipe.schema import Recipe
-from toolchain.report import words
+from toolchain.report import how, words
 from toolchain.report.make import make_report
 from toolchain.report.part import Latency
 from toolchain.report.schema import Report, Transfer
@@ -112,12 +112,12 @@ def test_a_headline_has_no_interval_where_none_was_measured(sample_report: Repor
 
 def test_it_is_told_where_every_latency_sample_lies(sample_report: Report):
     key = next(stage.key for stage in sample_report.stages if stage.name == "measure")
-    assert f"Every sample lies in latency.npz of stages/measure-{key[:16]}." in " ".join(words.how_measured(sample_report))
+    assert f"Every sample lies in latency.npz of stages/measure-{key[:16]}." in " ".join(how.measured(sample_report))
     untimed = sample_report.model_copy(update={"engines": [e for e in sample_report.engines if not e.measured]})
-    assert "latency.npz" not in " ".join(words.how_measured(untimed))
+    assert "latency.npz" not in " ".join(how.measured(untimed))
 
 
 def test_the_way_of_measuring_is_told_from_the_recipe(sample_report: Report):
-    told = " ".join(words.how_measured(sample_report))
+    told = " ".join(how.measured(sample_report))
     assert "all 360 test images" in told and "20 rounds" in told and "400 timed runs of each engine" in told
     assert "those of a burst's first 10 ms (2 to 20 runs) do not count; 2 CPU threads" in told

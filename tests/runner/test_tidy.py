@@ -66,3 +66,10 @@ def test_a_job_forgets_others_that_nobody_asked_for_in_a_week(place: Place) -> N
 
 def test_a_device_without_anything_has_nothing_to_remove(tmp_path: Path) -> None:
     assert tidy(Place(tmp_path / "none"), 0)["removed"] == 0 and size_bytes(tmp_path / "none") == 0
+
+
+def test_the_runner_at_work_stays_though_its_folder_is_a_link(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(place.root)
+    monkeypatch.setattr("toolchain.runner.tidy.HERE", (place.root / "code/0123").resolve())
+    assert tidy(Place(link), 0)["removed"] == 3 and (place.root / "code/0123/run.py").is_file()

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
-from toolchain.errors import RecipeError, WorkDirError, nearest
-from toolchain.files import write_text
+from toolchain.errors import RecipeError, nearest
+from toolchain.files import deliver
 from toolchain.recipe.explain import explain
 from toolchain.recipe.load import read_yaml
 from toolchain.recipe.section import Section
@@ -184,7 +184,7 @@ def add(path: Path, name: str, settings: Mapping[str, str | int | None]) -> Devi
     except ValidationError as error:
         raise RecipeError(explain(error, given, {}, f"device add {name}", Device)) from None
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    _write(path, _edited(text, name, given))
+    deliver(path, _edited(text, name, given), "--devices")
     return device
 
 
@@ -193,7 +193,7 @@ def remove(path: Path, name: str) -> None:
     chosen(path, [name])
     text = path.read_text(encoding="utf-8")
     left = _without(text, name)
-    _write(path, _edited(text, name, None) if left is None else left)
+    deliver(path, _edited(text, name, None) if left is None else left, "--devices")
 
 
 def _without(text: str, name: str) -> str | None:
@@ -245,11 +245,3 @@ def _quoted(value: object) -> object:
     except (yaml.YAMLError, ValueError):
         plain = False
     return value if plain else DoubleQuotedScalarString(value)
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, text)
-    except OSError as error:
-        raise WorkDirError(f"{path}: cannot be written ({error.strerror}); choose another --devices") from None

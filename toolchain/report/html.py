@@ -21,6 +21,7 @@ from toolchain.report import (
     boundaries,
     contract,
     devices,
+    how,
     plot,
     pruned_words,
     quantized_words,
@@ -240,7 +241,7 @@ def render_html(report: Report, sheet: bytes | None = None, pruned_sheet: bytes 
         engines=[_row(e, report, best) for e in [*report.engines, *report.unpruned]],
         storage=_storage(report), strips=_strips(report), throughput=_throughput(report), limits=_limits(report),
         taught=_taught(report, sheet), training=_training(report), stages=_stages(report), total=words.seconds(total),
-        how=words.how_measured(report), environment=words.environment_rows(report),
+        how=how.measured(report), environment=how.environment(report),
         packages=[(n, v) for n, v in report.environment.packages.items() if v], yaml_lines=_yaml_lines(report.recipe),
         unmeasured=[e.name for e in report.engines if not e.measured],
     ).rstrip() + "\n"

@@ -9,6 +9,7 @@ from toolchain.report import (
     boundaries,
     contract,
     devices,
+    how,
     pruned_choice,
     pruned_words,
     quantized_words,
@@ -247,7 +248,7 @@ def _stages(report: Report) -> str:
 
 def _environment(report: Report) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in report.environment.packages.items() if version)
-    rows = [[what, escape(value)] for what, value in [*words.environment_rows(report), ("Packages", packages)]]
+    rows = [[what, escape(value)] for what, value in [*how.environment(report), ("Packages", packages)]]
     return "## Environment\n" + table(["", ""], rows, left=2)
 
 
@@ -262,7 +263,7 @@ def render_markdown(report: Report) -> str:
         _devices(report), _boundaries(report), _limits(report), _contract(report), _throughput(report),
         quantized_markdown(report, code, escape, table), _pruned(report),
         _taught(report), _training(report),
-        "## How this was measured\n" + "\n".join(f"- {line}" for line in words.how_measured(report)),
+        "## How this was measured\n" + "\n".join(f"- {line}" for line in how.measured(report)),
         _details(report), _data(report), _stages(report), _environment(report),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"

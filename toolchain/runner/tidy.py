@@ -28,7 +28,7 @@ def tidy(place: Place, days: float) -> dict[str, Any]:
     old = time.time() - days * DAY_S
     removed, freed = 0, 0
     for path in _candidates(place):
-        if path.stat().st_mtime <= old and path != HERE:
+        if path.stat().st_mtime <= old and path.resolve() != HERE:
             freed += size_bytes(path)
             shutil.rmtree(str(path)) if path.is_dir() else path.unlink()
             removed += 1
