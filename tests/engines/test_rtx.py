@@ -22,7 +22,7 @@ needs_rtx = pytest.mark.skipif(rtx.missing() is not None, reason="tensorrt-rtx i
 
 
 def addresses_can_be_fixed() -> bool:
-    code = "from toolchain.engines.fixed_addresses import fix_addresses; raise SystemExit(not fix_addresses())"
+    code = "from toolchain.engines.repeatable import fix_addresses; raise SystemExit(not fix_addresses())"
     return subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -173,3 +173,18 @@ def test_a_missing_runtime_is_an_error_with_the_install_line(monkeypatch):
     monkeypatch.setattr(rtx, "find_spec", lambda name: None)
     with pytest.raises(MissingPackage, match="pip install tensorrt-rtx"):
         rtx.refuse(cfg())
+
+
+@pytest.mark.parametrize(("files", "built", "kept"), [("aa", 2, "a"), ("aba", 3, "a"), ("abb", 3, "b"), ("abcde", 5, "e")])
+def test_it_is_built_until_two_builds_gave_the_same_bytes(tmp_path, monkeypatch, capsys, files, built, kept):
+    """Each letter stands for the bytes that one build gives."""
+    job, left = trt_build.Job("tensorrt_rtx", "m.onnx", str(tmp_path / "e"), [86], {}, None, None), list(files + "xyz")
+
+    def play(job, title):
+        Path(job.engine).write_text(left.pop(0))
+        return {"layers": len(left)}
+
+    monkeypatch.setattr(rtx, "run_build", play)
+    assert rtx.agreed(job, "title") == {"layers": len(files) + 3 - built}
+    assert (tmp_path / "e").read_text() == kept
+    assert ("another build will have another digest" in capsys.readouterr().err) == (len(set(files)) == 5)

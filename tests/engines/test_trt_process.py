@@ -1,11 +1,12 @@
 import io
+import os
 import subprocess
 import sys
 import time
 
 import pytest
 
-from toolchain.engines import fixed_addresses
+from toolchain.engines import repeatable
 from toolchain.engines.trt_build import Job
 from toolchain.engines.trt_process import died, follow, run_build, unwrap
 from toolchain.errors import EngineError, MissingPackage
@@ -62,11 +63,11 @@ def test_a_builder_ends_when_its_parent_is_gone():
 
 def test_the_address_of_the_heap_repeats_in_a_process_with_fixed_addresses():
     """Two runs of a program that prints where an object lies."""
-    allowed = subprocess.run([sys.executable, "-c", "from toolchain.engines.fixed_addresses import fix_addresses as f; "
+    allowed = subprocess.run([sys.executable, "-c", "from toolchain.engines.repeatable import fix_addresses as f; "
                               "raise SystemExit(not f())"]).returncode == 0
     if not allowed:
         pytest.skip("this system does not let a process switch address randomization off")
-    command = [sys.executable, fixed_addresses.__file__, sys.executable, "-S", "-E", "-c", "print(id(object()))"]
+    command = [sys.executable, repeatable.__file__, sys.executable, "-S", "-E", "-c", "print(id(object()))"]
     environment = {"PATH": "/usr/bin", "PYTHONHASHSEED": "0"}
     found = [subprocess.run(command, capture_output=True, env=environment, text=True).stdout for _ in range(3)]
     assert found[0] == found[1] == found[2] != ""
@@ -83,3 +84,10 @@ def test_a_network_with_a_dynamic_size_is_refused(tmp_path):
     job = Job("tensorrt_rtx", str(tmp_path / "m.onnx"), str(tmp_path / "e"), [86], {"min": 1, "opt": 1, "max": 1}, None, None)
     with pytest.raises(EngineError, match="expected fixed channels, height and width"):
         run_build(job, "title")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="not Linux")
+def test_a_build_for_other_gpus_keeps_its_threads_on_one_cpu():
+    say = "import os; print(len(os.sched_getaffinity(0)))"
+    command = [sys.executable, repeatable.__file__, "--one-cpu", sys.executable, "-c", say]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "1\n"

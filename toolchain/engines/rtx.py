@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolchain import console
 from toolchain.engines.gpu import NO_GPU, gpus
 from toolchain.engines.record import describe, verify, write_record
 from toolchain.engines.rtx_support import DEFAULT, refuse_unsupported, sms_of, target_of
@@ -15,6 +16,7 @@ from toolchain.engines.trt_package import INSTALL
 from toolchain.engines.trt_process import run_build
 from toolchain.engines.trt_sparse import sparse_in, with_tactics
 from toolchain.errors import EngineError, MissingPackage
+from toolchain.files import sha256_file
 from toolchain.recipe.schema import DEFAULT_PRECISIONS
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 PACKAGES: tuple[str, ...] = ("tensorrt-rtx",)
 COMPUTE = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16", "fp8": "fp8", "int8": "int8", "mixed": "mixed",
            "int8_weight_only": "fp16", "int4": "fp16"}
+BUILDS = 5  # at most, until two agree
 
 
 def missing() -> str | None:
@@ -63,7 +66,7 @@ def default_engines() -> list[dict[str, Any]]:
 
 
 def build(onnx_path: Path, cfg: Any, folder: Path, info: dict[str, Any]) -> Path:
-    """Build in a process of its own; two builds of one ONNX file are byte-identical.
+    """Build in processes of their own until two gave the same bytes, so that a later build gives them too.
 
     A file with 2:4 sparse layers is built with the sparse-weights flag.
     Raises EngineError with the builder's reason: unsupported operator, unsigned INT8, an empty or damaged file.
@@ -74,11 +77,28 @@ def build(onnx_path: Path, cfg: Any, folder: Path, info: dict[str, Any]) -> Path
     sparse = sparse_in(onnx_path)
     job = Job("tensorrt_rtx", str(onnx_path), str(engine), sms_of(cfg.target), cfg.batch.model_dump(), None, None,
               sparse is not None)
-    built = run_build(job, f"tensorrt_rtx {cfg.precision}")
+    built = agreed(job, f"tensorrt_rtx {cfg.precision}")
     write_record(folder, describe(cfg, engine, onnx_path, info, compute=COMPUTE[cfg.precision], device=cfg.target,
                                   runtime_version=built["runtime_version"], layers=built["layers"],
                                   profile=cfg.batch.model_dump(), sparse=with_tactics(sparse, built["sparse"])))
     return engine
+
+
+def agreed(job: Job, title: str) -> dict[str, Any]:
+    """What run_build returns, of the first build whose bytes an earlier one had: mostly the second.
+
+    Even at fixed addresses a build that is interrupted at an odd moment names its internal tensors otherwise.
+    """
+    seen: set[str] = set()
+    for n in range(1, BUILDS + 1):
+        built = run_build(job, title if n == 1 else f"{title}, again for equal bytes")
+        digest = sha256_file(Path(job.engine))
+        if digest in seen:
+            return built
+        seen.add(digest)
+    console.log(f"{title}: {BUILDS} builds gave {BUILDS} files that differ in TensorRT's names for internal tensors; "
+                "the last one is kept, and another build will have another digest")
+    return built
 
 
 def load(folder: Path, threads: int | None = None) -> AbstractContextManager[Loaded]:

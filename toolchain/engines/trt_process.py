@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO, Any
 
 from toolchain import console, errors
-from toolchain.engines import fixed_addresses
+from toolchain.engines import repeatable
 from toolchain.engines.trt_build import Job
 from toolchain.errors import EngineError
 
@@ -23,7 +23,8 @@ def run_build(job: Job, title: str) -> dict[str, Any]:
     Raises what the build raised (EngineError, MissingPackage, OSError for a full disk), or EngineError when the
     process ended without an answer.
     """
-    command = [sys.executable, "-S", "-E", fixed_addresses.__file__,
+    ahead_of_time = ["--one-cpu"] if job.sms else []  # kernels that are timed here may need the other CPUs
+    command = [sys.executable, "-S", "-E", repeatable.__file__, *ahead_of_time,
                sys.executable, "-m", "toolchain.engines.trt_build"]
     with TemporaryFile() as noise, TemporaryDirectory() as scratch:
         inner = link(job, Path(scratch))
