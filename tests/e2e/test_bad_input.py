@@ -168,3 +168,11 @@ MODELS = {"my_net": my_net}
 def test_an_unknown_command_or_option_is_a_usage_error(toolchain: Any) -> None:
     assert toolchain("bild").returncode == 2
     assert toolchain("build").returncode == 2
+
+
+def test_the_version_is_said_and_completion_knows_the_commands(toolchain: Any) -> None:
+    from toolchain import __version__
+
+    assert toolchain("--version").stdout == f"toolchain {__version__}\n"
+    done = toolchain(_TOOLCHAIN_COMPLETE="complete_bash", COMP_WORDS="toolchain ro", COMP_CWORD="1")
+    assert done.stdout.split() == ["rollback"]

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from toolchain import __version__
+
 app = typer.Typer(
-    name="toolchain", no_args_is_help=True, add_completion=False, rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
+    name="toolchain", no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="One recipe in, measured engines out: train, prune, quantize, export, build, measure and report.",
     epilog="Start with: [bold]toolchain build recipes/vgg11_int8.yaml[/bold]   Exit codes: 0 done, 2 recipe, 3 data, "
            "4 training, 5 ONNX, 6 engine, 7 package missing, 8 altered file, 9 output folder, 10 limit not held, "
@@ -31,8 +33,16 @@ FileOption = Annotated[Path | None, typer.Option(
     help="Where devices are listed  \\[default: devices.yaml here, else ~/.config/toolchain/devices.yaml]")]
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(f"toolchain {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _global(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_say_version,
+                                          help="Say the version (`toolchain doctor` names those of packages too).")] = False,
 ) -> None:
     """One recipe in, measured engines out."""
