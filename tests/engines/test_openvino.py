@@ -27,6 +27,20 @@ def test_an_engine_computes_what_onnx_says_of_its_file(tmp_path, make_onnx, imag
         assert (engine.time_ms(images, 3) > 0).all()
 
 
+def test_it_is_compiled_for_the_very_shape_of_the_images(tmp_path, make_onnx, images, monkeypatch):
+    """Left open, a batch of 1 takes up to a third longer; answers are the same whatever the batch."""
+    from toolchain.engines import openvino_session
+
+    compiled, real = [], openvino_session.compile_model
+    monkeypatch.setattr(openvino_session, "compile_model", lambda *words: compiled.append(words[3]) or real(*words))
+    backend.build(make_onnx("int8"), cfg("int8"), tmp_path, {})
+    with load_engine(tmp_path, threads=1) as engine:
+        whole = engine.infer(images)
+        np.testing.assert_array_equal(np.concatenate([engine.infer(images[i:i + 1]) for i in range(7)]), whole)
+        engine.time_ms(images[:1], 3)
+    assert [tuple(shape) for shape in compiled] == [(1, 3, 16, 16), (7, 3, 16, 16), (1, 3, 16, 16)]
+
+
 def test_fp32_means_fp32_and_not_the_cpus_default_of_bf16(tmp_path, make_onnx):
     backend.build(make_onnx("fp32"), cfg(), tmp_path, {})
     assert {layer["dtype"] for layer in read_record(tmp_path).layers} == {"f32"}

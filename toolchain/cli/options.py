@@ -42,7 +42,8 @@ def _say_version(asked: bool) -> None:
 @app.callback()
 def _global(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_say_version,
-                                          help="Say the version (`toolchain doctor` names those of packages too).")] = False,
+    version: Annotated[bool, typer.Option(
+        "--version", is_eager=True, callback=_say_version,
+        help="Say the version (`toolchain doctor` names those of packages too).")] = False,
 ) -> None:
     """One recipe in, measured engines out."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -30,21 +30,36 @@ def capabilities() -> list[str]:
     return [str(c) for c in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")]
 
 
-def compile_model(path: Path, precision: str, threads: int | None) -> ov.CompiledModel:
-    """One stream of `threads`, for latency. Raises EngineError with the runtime's reason."""
+def read_model(path: Path) -> ov.Model:
+    """The network in `path`, not compiled yet. Raises EngineError with the runtime's reason."""
     if path.stat().st_size == 0:  # OpenVINO would try every format it knows, with noise on stderr
         raise EngineError(f"{path}: the file is empty; make it again")
-    options = {"INFERENCE_PRECISION_HINT": HINT.get(precision, "f32"), "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY",
-               "INFERENCE_NUM_THREADS": threads or default_threads(),
-               "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}  # by default it rounds the inputs of weight-only linear layers too
     try:
-        model = ov.Core().compile_model(str(path), "CPU", options)
+        model = ov.Core().read_model(str(path))
     except RuntimeError as error:
         raise EngineError(f"{path}: OpenVINO {VERSION} refuses it: {short_reason(error)}") from None
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise EngineError(f"{path}: found {len(model.inputs)} inputs and {len(model.outputs)} outputs, expected one "
                           "input (images) and one output (logits)")
     return model
+
+
+def compile_model(model: ov.Model, precision: str, threads: int | None, shape: Sequence[int]) -> ov.CompiledModel:
+    """`model` for images of this shape (-1: any), in one stream of `threads`, for latency.
+
+    Left open, a batch of 1 takes up to a third longer. Raises RuntimeError with OpenVINO's reason.
+    """
+    options = {"INFERENCE_PRECISION_HINT": HINT.get(precision, "f32"), "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY",
+               "INFERENCE_NUM_THREADS": threads or default_threads(),
+               "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}  # by default it rounds the inputs of weight-only linear layers too
+    fixed = model.clone()
+    fixed.reshape(ov.PartialShape(list(shape)))
+    return ov.Core().compile_model(fixed, "CPU", options)
+
+
+def shape_of(model: ov.Model) -> tuple[int, ...]:
+    """(N, C, H, W) of the input, -1 where it is open."""
+    return tuple(-1 if d.is_dynamic else d.get_length() for d in model.inputs[0].get_partial_shape())
 
 
 def short_reason(error: Exception) -> str:
@@ -55,23 +70,31 @@ def short_reason(error: Exception) -> str:
 
 
 class OpenVinoEngine:
-    """One compiled model with one infer request."""
+    """One network with one infer request, compiled anew when images of another shape come."""
 
     def __init__(self, record: EngineRecord, path: Path, threads: int | None) -> None:
-        self.record = record
-        self.model = compile_model(path, record.precision, threads)
-        self.request = self.model.create_infer_request()
-        shape = self.model.inputs[0].get_partial_shape()
-        self.input_shape = tuple(-1 if d.is_dynamic else d.get_length() for d in shape)
+        self.record, self.threads = record, threads
+        self.model = read_model(path)
+        self.input_shape = shape_of(self.model)
         fixed = self.input_shape[0]
         self.batches: tuple[int, int | None] = (1, None) if fixed == -1 else (fixed, fixed)
+        self.request: ov.InferRequest | None = None
+        self.shape: tuple[int, ...] | None = None  # of the images that `request` takes
 
-    def _run(self, images: Images) -> Logits:
+    def _ran(self, images: Images) -> ov.InferRequest:
+        """The request, which has run on `images` and is bound to their memory."""
         try:
+            if self.request is None or images.shape != self.shape:
+                compiled = compile_model(self.model, self.record.precision, self.threads, images.shape)
+                self.request, self.shape = compiled.create_infer_request(), images.shape
             self.request.infer({0: images}, share_inputs=True)
         except RuntimeError as error:
             raise EngineError(f"{self.record.name}: OpenVINO could not run it: {short_reason(error)}") from None
-        return self.request.get_output_tensor(0).data.astype(np.float32)  # a copy: the tensor is reused
+        return self.request
+
+    def _run(self, images: Images) -> Logits:
+        output = self._ran(images).get_output_tensor(0)
+        return output.data.astype(np.float32)  # a copy: the tensor is reused
 
     def infer(self, images: Images) -> Logits:
         """Logits (N, K) of images (N, C, H, W). Raises EngineError."""
@@ -83,11 +106,11 @@ class OpenVinoEngine:
         check_input(self.record.name, images, self.input_shape)
         check_batch(self.record.name, images, self.batches)
         images = np.ascontiguousarray(images, np.float32)  # must outlive the runs: the request reads this memory
-        self._run(images)
+        request = self._ran(images)
         samples = np.empty(runs)
         for i in range(runs):
             start = time.perf_counter_ns()
-            self.request.infer(share_outputs=True)  # the logits stay where they are, as the input does
+            request.infer(share_outputs=True)  # the logits stay where they are, as the input does
             samples[i] = (time.perf_counter_ns() - start) / 1e6
         return samples
 
@@ -107,17 +130,24 @@ def open_engine(record: EngineRecord, path: Path, threads: int | None) -> Iterat
     try:
         yield engine
     finally:
-        del engine.request, engine.model
+        engine.request = None
+        del engine.model
 
 
 def build_engine(onnx_path: Path, cfg: Any, folder: Path, info: dict[str, Any], compute: str) -> Path:
-    """Copy, compile, record."""
+    """Copy, compile for one image, record. info["image_size"] says how large where the file leaves it open."""
     engine = folder / "engine.onnx"
     write_bytes(engine, onnx_path.read_bytes())
-    model = compile_model(engine, cfg.precision, threads=1)
+    model = read_model(engine)
+    opened = (1, 3, *[info.get("image_size") or -1] * 2)
+    shape = [want if found == -1 else found for want, found in zip(opened, shape_of(model), strict=False)]
+    try:
+        compiled = compile_model(model, cfg.precision, 1, shape)
+    except RuntimeError as error:
+        raise EngineError(f"{engine}: OpenVINO {VERSION} refuses it: {short_reason(error)}") from None
     device = str(ov.Core().get_property("CPU", "FULL_DEVICE_NAME")).strip()
     write_record(folder, describe(cfg, engine, onnx_path, info, compute=compute, runtime_version=VERSION, device=device,
-                                  layers=realized_layers(model)))
+                                  layers=realized_layers(compiled)))
     return engine
 
 
