@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -67,6 +68,27 @@ def test_what_a_login_shell_prints_hides_neither_answers_nor_reasons(reached: Re
     assert asked(device, "probe")["numpy"]
     with pytest.raises(DeviceError, match="orin: slot A is empty$"):
         asked(device, "golden", "--slot", "A")
+
+
+@pytest.mark.parametrize("reached", ["asyncssh"], indirect=True)  # files go by another way than the shell there
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh", "fish"])
+def test_the_runner_answers_whatever_the_login_shell_and_the_names_there(
+    shell: str, reached: Reached, python: str, tmp_path: Path
+) -> None:
+    program = shutil.which(shell) or pytest.skip(f"{shell} is not installed")
+    (odd := tmp_path / "it's !1 $HOME \\n \\' ł").mkdir()
+    for name, does in (("python", f'exec {python} "$@"'), ("killed", "kill -9 $$")):
+        (odd / name).write_text(f"#!/bin/sh\n{does}\n")
+        (odd / name).chmod(0o755)
+    device = reached(str(odd / "python"), forced=f'HOME={tmp_path} exec {program} -c "$SSH_ORIGINAL_COMMAND"')
+    device = device.model_copy(update={"folder": str(odd / "ours")})
+    assert asked(device, "probe")["numpy"] and list((odd / "ours" / "code").iterdir())
+    with pytest.raises(DeviceError, match="orin: slot A is empty$"):
+        asked(device, "golden", "--slot", "A")
+    with pytest.raises(DeviceError, match="orin: there is no program .*none that this user can start"):
+        asked(device.model_copy(update={"python": str(odd / "none")}), "probe")
+    with pytest.raises(DeviceError, match="orin: `probe` was ended there by signal 9; out of memory[?]$"):
+        asked(device.model_copy(update={"python": str(odd / "killed")}), "probe")
 
 
 def test_a_python_that_is_too_old_is_told_though_the_shell_prints_last(reached: Reached, tmp_path: Path) -> None:

@@ -39,12 +39,11 @@ finally:
     sys.stderr.write(os.linesep + "{END}" + os.linesep)
     sys.stderr.flush()
 """  # older Pythons can read it too, and are told so by run.py
-PROGRAM = f"exec({START!r})"  # one line, and no backslash but of \\n: shells (csh, fish) differ in reading others
 
 
 def start(link: Link, words: Sequence[str]) -> list[str]:
     """The command that has the runner there do `words`, unless its files are not what was sent: ALTERED."""
-    return [link.python, "-c", PROGRAM, _place(link), digest(), "--folder", link.folder, *words]
+    return [link.python, "-c", START, _place(link), digest(), "--folder", link.folder, *words]
 
 
 async def put(link: Link, instead: bool) -> None:

@@ -7,7 +7,6 @@ import contextlib
 import os
 import posixpath
 import secrets
-import shlex
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
@@ -19,6 +18,7 @@ from toolchain.devices.connect import Unreachable, connected
 from toolchain.devices.file import Device
 from toolchain.devices.pieces import CHUNK, append, here, piece
 from toolchain.devices.sftp import GONE, ROOM, amount, disk, file_bytes, make_folder, rename, replace, told
+from toolchain.devices.words import command_line
 from toolchain.errors import DeviceError
 from toolchain.runner.answers import plain
 
@@ -192,7 +192,7 @@ class Link:
         if said:
             return DeviceError(f"{self.name}: its login shell prints {plain(said)[:60]!r} before any program does, "
                                "which SFTP cannot bear; have it print that for people alone: in ~/.bashrc there, "
-                               "below the line `[ -t 1 ] || return`")
+                               "below the line `[ -t 1 ] || return` (another shell's file: by its own such line)")
         return DeviceError(f"{self.name}: has no SFTP, by which files are sent ({getattr(error, 'reason', error)}); "
                            "switch it on in its SSH server (Subsystem sftp internal-sftp in sshd_config)")
 
@@ -210,7 +210,7 @@ class Link:
     async def _run(self, words: Sequence[str], heard: Callable[[str], None]) -> Done:
         assert self._connection is not None
         process: Any = await self._connection.create_process(
-            " ".join(map(shlex.quote, words)), encoding="utf-8", errors="replace", stdin=asyncssh.DEVNULL)
+            command_line(words), encoding="utf-8", errors="replace", stdin=asyncssh.DEVNULL)
         errors, lines = asyncio.ensure_future(process.stderr.read()), []
         try:
             async for line in process.stdout:
