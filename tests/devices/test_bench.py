@@ -11,13 +11,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnxruntime
 import pytest
 import yaml
 from bundles import RECORD
 from live_bundle import TARGET, write_onnx
-from ssh_line import Line
+from ssh_line import Line, cut_after, waiting
 from ssh_place import SSHD, Place, started
 
 from toolchain.cli import main
@@ -78,6 +79,26 @@ def test_a_file_is_sent_once(bench: Path, line: Line, capsys: pytest.CaptureFixt
     assert command("bench", "b.onnx", "--on", "orin", *QUICK) == 0
     sent = line.sent
     assert sent > 4 << 20
+    assert command("bench", "b.onnx", "--on", "orin", *QUICK) == 0
+    assert line.sent - sent < 1 << 20
+
+
+def test_a_line_that_is_lost_while_it_times_says_that_the_same_command_times_anew(
+    bench: Path, line: Line, device: Device, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slow, mark = waiting(device, bench, "bench")
+    (bench / "devices.yaml").write_text(yaml.safe_dump({"orin": slow.model_dump(exclude_none=True)}))
+
+    def lose() -> None:
+        line.whole = False
+        line.cut()
+
+    cut_after(mark, SimpleNamespace(cut=lose))  # type: ignore[arg-type]
+    assert command("bench", "b.onnx", "--on", "orin", *QUICK) == 14
+    told = capsys.readouterr().err
+    assert "did not come back in 6 tries" in told and "from where it stopped" not in told
+    assert "; the same command times anew; what was sent is not sent again" in told
+    line.whole, sent = True, line.sent
     assert command("bench", "b.onnx", "--on", "orin", *QUICK) == 0
     assert line.sent - sent < 1 << 20
 

@@ -57,6 +57,7 @@ async def bench(link: Link, asked: Sequence[Timed], how: Mapping[str, Any], thre
     engines = [_engine(one, name, link, facts) for one, name in zip(files, names, strict=True)]
     content = with_id({"engines": engines, "threads": threads, "bench": dict(how)}, nonce=secrets.token_hex(8))
     await send(link, {one.sha256: one.file for one in files})
+    link.again = "the same command times anew; what was sent is not sent again"
     try:
         answer, samples = await _measured(link, content, dict(zip(names, files, strict=True)))
     except BaseException as error:

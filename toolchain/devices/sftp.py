@@ -16,7 +16,7 @@ GONE = (asyncssh.SFTPNoConnection, asyncssh.SFTPConnectionLost, asyncssh.Channel
         OSError, asyncio.TimeoutError, Unreachable, EOFError)  # the line was cut
 ST_RDONLY = 1  # of statvfs
 FULL_BYTES = 1 << 20  # less than this is free where a disk is full
-ROOM = "make room there, and the same command goes on from where it stopped"
+ROOM = "make room there, and run the same command again: what was sent is not sent again"
 
 
 class Disk(NamedTuple):

@@ -47,6 +47,7 @@ class Link:
         self.folder, self.python = "", device.python  # absolute, once connected
         self._connection: asyncssh.SSHClientConnection | None = None
         self._sftp: asyncssh.SFTPClient | None = None
+        self.again = "the same command goes on from where it stopped"  # told where the connection is lost for good
         self._fruitless = 0  # tries in a row
 
     async def __aenter__(self) -> Link:
@@ -161,7 +162,7 @@ class Link:
         if self._fruitless >= TRIES:
             why = str(error).removeprefix(f"{self.name}: ") if isinstance(error, Unreachable) else "it is always cut"
             raise DeviceError(f"{self.name}: the connection was cut and did not come back in {TRIES} tries: {why}; "
-                              "the same command goes on from where it stopped") from None
+                              f"{self.again}") from None
         pause = min(LONGEST_PAUSE_S, PAUSE_S * 2 ** (self._fruitless - 1))
         log(f"{self.name}: the connection was cut; again in {pause:g} s")
         await asyncio.sleep(pause)
