@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -73,7 +74,7 @@ def test_the_address_of_the_heap_repeats_in_a_process_with_fixed_addresses():
     assert found[0] == found[1] == found[2] != ""
 
 
-def test_a_network_with_a_dynamic_size_is_refused(tmp_path):
+def test_a_network_that_leaves_its_size_open_needs_one(tmp_path):
     pytest.importorskip("tensorrt_rtx")
     import onnx
     from onnx import TensorProto, helper
@@ -84,6 +85,9 @@ def test_a_network_with_a_dynamic_size_is_refused(tmp_path):
     job = Job("tensorrt_rtx", str(tmp_path / "m.onnx"), str(tmp_path / "e"), [86], {"min": 1, "opt": 1, "max": 1}, None, None)
     with pytest.raises(EngineError, match="expected fixed channels, height and width"):
         run_build(job, "title")
+    built = run_build(replace(job, image_size=24), "title")
+    assert [layer["shape"] for layer in built["layers"]] == [[-1, 3, 24, 24]]
+    assert (tmp_path / "e").stat().st_size > 0
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="not Linux")

@@ -76,7 +76,7 @@ def build(onnx_path: Path, cfg: Any, folder: Path, info: dict[str, Any]) -> Path
     engine = folder / "engine.trt"
     sparse = sparse_in(onnx_path)
     job = Job("tensorrt_rtx", str(onnx_path), str(engine), sms_of(cfg.target), cfg.batch.model_dump(), None, None,
-              sparse is not None)
+              sparse is not None, info.get("image_size"))
     built = agreed(job, f"tensorrt_rtx {cfg.precision}")
     write_record(folder, describe(cfg, engine, onnx_path, info, compute=COMPUTE[cfg.precision], device=cfg.target,
                                   runtime_version=built["runtime_version"], layers=built["layers"],

@@ -92,7 +92,7 @@ def build(onnx_path: Path, cfg: Any, folder: Path, info: dict[str, Any]) -> Path
     gpu, engine = gpus()[0], folder / "engine.trt"
     cache, sparse = timing_cache(gpu), sparse_in(onnx_path)
     job = Job("tensorrt", str(onnx_path), str(engine), [], cfg.batch.model_dump(), cfg.workspace_mb,
-              str(cache) if cache else None, sparse is not None)
+              str(cache) if cache else None, sparse is not None, info.get("image_size"))
     built = run_build(job, f"tensorrt {cfg.precision}")
     if built.get("inspected"):
         write_text(folder / INSPECTED, built["inspected"])

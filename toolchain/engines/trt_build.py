@@ -28,7 +28,8 @@ INSPECTED = "inspector.json"  # beside the engine, where it could be opened
 class Job:
     """What to build. sms: [] builds for the GPU that is here. batch: {min, opt, max}. timing_cache: file, or None.
 
-    sparse: the weights hold 2:4 zeros, so kernels that skip them may be chosen where they are faster.
+    sparse: the weights hold 2:4 zeros, so kernels that skip them may be chosen where they are faster. image_size: pixels
+    of a side, for a file that leaves height and width open (its channels are 3 then).
     """
 
     package: str
@@ -39,6 +40,7 @@ class Job:
     workspace_mb: int | None
     timing_cache: str | None
     sparse: bool = False
+    image_size: int | None = None
 
 
 def build(job: Job, answers: TextIO) -> dict[str, Any]:
@@ -53,6 +55,7 @@ def build(job: Job, answers: TextIO) -> dict[str, Any]:
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
     parse(job, trt, parser, network, log)
+    fix_size(job, network)
     layers = walk(network)
 
     config = builder.create_builder_config()
@@ -176,12 +179,21 @@ def walk(network: Any) -> list[dict[str, Any]]:
     return layers
 
 
-def set_profile(job: Job, builder: Any, network: Any, config: Any) -> None:
-    """Allow batch sizes min to max where the input is dynamic. Raises EngineError for another dynamic dimension."""
+def fix_size(job: Job, network: Any) -> None:
+    """Write job.image_size where the input leaves its size open. Raises EngineError where it is not known."""
     given = network.get_input(0)
     shape = tuple(given.shape)
+    if job.image_size and len(shape) == 4:
+        sizes = (-1, 3, job.image_size, job.image_size)
+        shape = given.shape = tuple(size if found == -1 else found for size, found in zip(sizes, shape, strict=True))
     if -1 in shape[1:]:
         raise EngineError(f"{job.onnx}: its input is {shape}, expected fixed channels, height and width")
+
+
+def set_profile(job: Job, builder: Any, network: Any, config: Any) -> None:
+    """Allow batch sizes min to max where the batch is dynamic."""
+    given = network.get_input(0)
+    shape = tuple(given.shape)
     if shape[0] != -1:
         return
     profile = builder.create_optimization_profile()
