@@ -18,6 +18,8 @@ from ssh_place import SSHD, Place, started
 from toolchain.cli import main
 from toolchain.devices import building
 from toolchain.devices.file import Device
+from toolchain.devices.remote import ask
+from toolchain.devices.transport import Link
 from toolchain.errors import DeviceError
 from toolchain.files import sha256_file
 from toolchain.report.devices import DeviceResult
@@ -151,6 +153,31 @@ def test_two_names_of_one_machine_ask_the_same_there_and_both_get_it(
     assert built(tmp_path, cache, "orin", "twin", orin=device, twin=device) == 0, capsys.readouterr().err
     devices = json.loads((tmp_path / "run" / "report.json").read_text())["devices"]
     assert [[engine["sha256"] for engine in one["engines"]] for one in devices] == 2 * [[engine["sha256"] for engine in devices[0]["engines"]]]
+
+
+def test_results_that_another_command_has_measured_anew_before_they_are_fetched_are_not_mixed(
+    device: Device, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fetch, fetched = Link.fetch, list[str]()
+
+    async def late(link: Link, source: str, target: Path) -> None:
+        fetched.append(target.name)
+        if fetched.count("latency.npz") == 1 and target.name == "latency.npz":
+            run = Path(source).parent
+            (run / "bench.json").unlink()
+            await ask(link, "bench", str(run / "job.json"))
+        await fetch(link, source, target)
+
+    monkeypatch.setattr(Link, "fetch", late)
+    assert built(tmp_path, cache, "orin", orin=device) == 0, capsys.readouterr().err
+    assert fetched.count("latency.npz") == 2
+    (there,) = (Path(device.folder) / "runs").glob("*/bench.json")
+    last = json.loads(there.read_text())["engines"]
+    (orin,) = json.loads((tmp_path / "run" / "report.json").read_text())["devices"]
+    for engine in orin["engines"]:
+        told = last[engine["name"]]
+        assert engine["latency_ms"]["mean"] == pytest.approx(told["mean"], rel=1e-9)
+        assert engine["with_transfers_ms"]["mean"] == told["with_transfers"]["mean"]
 
 
 def test_more_threads_than_the_device_has_cores_are_refused_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

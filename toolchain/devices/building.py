@@ -8,18 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from toolchain.devices.fetched import answers_are, latencies
 from toolchain.devices.fit import hindrance
-from toolchain.devices.remote import job, needs, ready, send, with_id
+from toolchain.devices.remote import job, job_again, needs, ready, send, with_id
 from toolchain.devices.transport import Link
-from toolchain.engines.record import EngineRecord
+from toolchain.engines.record import EngineRecord, read_record
 from toolchain.errors import DeviceError, EngineError
 from toolchain.files import sha256_file
 from toolchain.measure.latency import speedup
 from toolchain.runner.rounds import summary
 
 TENSORRT = ("tensorrt", "tensorrt_rtx")  # whose ONNX files the device's TensorRT builds its own engine from
+PREDICTIONS, LATENCY = "predictions.npz", "latency.npz"
+FETCHES = 3  # of files that another command may replace meanwhile
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,7 @@ async def build(link: Link, asked: Sequence[Portable], on: Judged, folder: Path)
     await send(link, {sha256_file(path): path for path in files})
     built = (await job(link, "build", content))["engines"]
     replayed = (await job(link, "golden", content))["engines"] if golden else {}
-    judged = await job(link, "accuracy", content)
-    timed = await job(link, "bench", content)
-    folder.mkdir(parents=True, exist_ok=True)
-    came = {"predictions.npz": judged["file"], "latency.npz": timed["file"]}
-    for file, there in came.items():
-        await link.fetch(posixpath.join(link.folder, there), folder / file)
-    with np.load(folder / "latency.npz", allow_pickle=False) as stored:
-        samples = {name: np.asarray(stored[name], np.float64) for name in timed["engines"]}
+    judged, timed, samples = await _measured(link, content, folder)
     engines = []
     for name in own:  # by our names: a device does not choose where files lie here
         told = built[name]
@@ -102,7 +96,25 @@ async def build(link: Link, asked: Sequence[Portable], on: Judged, folder: Path)
     machine = (facts["gpu"] or {}).get("name") or facts["cpu"]
     return {"name": link.name, "machine": machine, "batch": timed["batch"], "threads": timed["threads"],
             "engines": engines, "left_out": left_out, "machine_settings": timed["conditions"]["after"],
-            "environment": dict(facts), "files": {name: sha256_file(folder / name) for name in came}}
+            "environment": dict(facts), "files": {name: sha256_file(folder / name) for name in (PREDICTIONS, LATENCY)}}
+
+
+async def _measured(link: Link, content: Mapping[str, Any], folder: Path) -> tuple[Any, Any, dict[str, Any]]:
+    """The answers of `accuracy` and `bench`, and the milliseconds of every engine; the files that they tell of are in
+    `folder` then, although others measure the same there. Raises DeviceError where they never end.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    judged, timed = [await job(link, command, content) for command in ("accuracy", "bench")]
+    for again in range(FETCHES):
+        if again:
+            judged, timed = [await job_again(link, command, content) for command in ("accuracy", "bench")]
+        for name, answer in ((PREDICTIONS, judged), (LATENCY, timed)):
+            await link.fetch(posixpath.join(link.folder, answer["file"]), folder / name)
+        samples = latencies(folder / LATENCY, timed["engines"])
+        if samples is not None and answers_are(folder / PREDICTIONS, judged["engines"]):
+            return judged, timed, samples
+    raise DeviceError(f"{link.name}: the files that came are not those of its answers, {FETCHES} times; does another "
+                      "command measure the same there? Run the same command again when it has ended")
 
 
 def _own(asked: Sequence[Portable], facts: Mapping[str, Any]
@@ -130,11 +142,13 @@ def _own(asked: Sequence[Portable], facts: Mapping[str, Any]
 
 
 async def _bring(link: Link, told: Mapping[str, Any], folder: Path) -> None:
-    """The engine and its engine.json, held against the digest that the device told. Raises DeviceError."""
+    """The engine and its engine.json, both held against the digest that the device told. Raises DeviceError,
+    EngineError (engine.json is none).
+    """
     engine = folder / posixpath.basename(told["file"])
     for file in (engine, folder / "engine.json"):
         await link.fetch(posixpath.join(link.folder, told["folder"], file.name), file)
-    if sha256_file(engine) != told["sha256"]:
+    if {sha256_file(engine), read_record(folder).sha256} != {told["sha256"]}:
         raise DeviceError(f"{link.name}: {engine} is not the engine that was built there; run the same command again")
 
 

@@ -86,6 +86,11 @@ def _signal(done: Done) -> int:
 async def job(link: Link, command: str, content: Mapping[str, Any]) -> dict[str, Any]:
     """Have the runner do `command` for a job, whose id is added: the digest of its content. Raises as `ask` does."""
     await link.write({_job_file(link, content): json.dumps(content, indent=1).encode()})
+    return await job_again(link, command, content)
+
+
+async def job_again(link: Link, command: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """What the runner answers by now to a job that it was sent: a job sent anew may be measured anew."""
     return await ask(link, command, _job_file(link, content))
 
 
