@@ -28,8 +28,8 @@ INSPECTED = "inspector.json"  # beside the engine, where it could be opened
 class Job:
     """What to build. sms: [] builds for the GPU that is here. batch: {min, opt, max}. timing_cache: file, or None.
 
-    sparse: the weights hold 2:4 zeros, so kernels that skip them may be chosen where they are faster. image_size: pixels
-    of a side, for a file that leaves height and width open (its channels are 3 then).
+    sparse: the weights hold 2:4 zeros, so kernels that skip them may be chosen where they are faster.
+    image_size: pixels of a side, for a file that leaves height and width open (its channels are 3 then).
     """
 
     package: str
