@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Sequence
 
-PLAIN = re.compile(rb"[^A-Za-z0-9 ./=,:@%+_-]")
+ODD = re.compile(rb"[^A-Za-z0-9 ./=,:@%+_-]")  # what shells may give a meaning
 
 
 def command_line(words: Sequence[str]) -> str:
@@ -17,5 +17,5 @@ def command_line(words: Sequence[str]) -> str:
     as ! and line ends (csh), and backslashes before quotes (fish).
     """
     quoted = " ".join(map(shlex.quote, words)).encode("utf-8", "surrogateescape")
-    told = PLAIN.sub(lambda found: b"\\0%03o" % found[0][0], quoted).decode("ascii")
+    told = ODD.sub(lambda found: b"\\0%03o" % found[0][0], quoted).decode("ascii")
     return f"""sh -c 'eval "exec $(printf %b "{told}")"'"""
