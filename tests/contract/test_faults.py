@@ -156,7 +156,8 @@ def test_float_weights_on_disk_break_an_int8_engine_that_computes_in_int8(conver
     def edit(graph):
         for layer in [n for n in graph if n.op_type in ("Conv", "Gemm")]:
             decode = weight_of(graph, layer)
-            code = ir.node("QuantizeLinear", [float_weight(graph, layer), *decode.inputs[1:]], attributes={"axis": 0})
+            code = ir.node("QuantizeLinear", [float_weight(graph, layer), *decode.inputs[1:]],
+                           attributes={"axis": 0, "output_dtype": int(ir.DataType.INT8)})  # a convolution's zero_point is left out
             code.outputs[0].name = f"{layer.name}.codes"
             graph.insert_before(decode, code)
             decode.replace_input_with(0, code.outputs[0])

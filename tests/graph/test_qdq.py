@@ -1,10 +1,13 @@
 """INT8 codes worked by hand, and Q/DQ where each target can use them."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
 
 from toolchain.errors import OnnxError
+from toolchain.graph.compare import run
 from toolchain.graph.convert import convert
 from toolchain.graph.onnx_file import read_onnx, write_onnx
 from toolchain.graph.qdq import code_grid, quantize_int8, weight_codes
@@ -83,6 +86,39 @@ def test_onnxruntime_runs_every_layer_in_integers(float_onnx, ranges, tmp_path, 
     assert not {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "GlobalAveragePool", "Clip", "Relu"} & set(ops), ops
     assert ops["QLinearConv"] + ops["QGemm"] == len(info["layers"])
     assert ops["QuantizeLinear"] == 1 and ops.get("QLinearAdd", 0) == {"vgg": 0, "resnet18": 8, "mobilenet_v2": 10}[name]
+
+
+def zero_points(path):
+    """Operator of each layer -> whether the DequantizeLinear of its weight reads a zero_point."""
+    found = [(node.op_type, len(node.inputs[1].producer().inputs) == 3) for node in read_onnx(path).graph
+             if node.op_type in ("Conv", "Gemm")]
+    return {op: {has for each, has in found if each == op} for op, _ in found}
+
+
+@pytest.mark.parametrize(("rules", "kept"), [("cpu_x86", False), ("cpu_arm", False), ("openvino", False), ("tensorrt", True)])
+@pytest.mark.parametrize("name", ["vgg", "mobilenet_v2"])  # with depthwise convolutions
+def test_a_convolutions_weight_carries_no_zero_point_on_cpus_and_a_linear_layers_does(float_onnx, ranges, tmp_path, rules, kept, name):
+    path, _ = quantized(float_onnx, ranges, tmp_path, name, rules)
+    assert zero_points(path) == {"Conv": {kept}, "Gemm": {True}}
+
+
+@pytest.mark.parametrize("name", ["vgg", "mobilenet_v2"])
+def test_without_its_zero_points_a_file_gives_the_same_logits_bit_for_bit(float_onnx, ranges, probe, tmp_path, name):
+    images, found, sizes = probe(32), [], []
+    for lean in (True, False):
+        model = read_onnx(float_onnx(name))
+        quantize_int8(model, replace(RULES["cpu_x86"], lean=lean), ranges(name), "int8")
+        write_onnx(model, tmp_path / "q.onnx", lean=lean)
+        found.append(run(tmp_path / "q.onnx", images))
+        sizes.append((tmp_path / "q.onnx").stat().st_size)
+    assert (found[0] == found[1]).all() and sizes[0] < sizes[1]
+
+
+@pytest.mark.parametrize(("rules", "told"), [("cpu_x86", False), ("openvino", False), ("tensorrt", True)])
+def test_a_file_for_cpus_tells_the_types_of_stored_tensors_once(float_onnx, ranges, tmp_path, rules, told):
+    graph = onnx.load(quantized(float_onnx, ranges, tmp_path, "vgg", rules)[0]).graph
+    stored = {tensor.name for tensor in graph.initializer}
+    assert {value.name for value in graph.value_info} == (stored if told else set())
 
 
 def test_onnxruntime_concatenates_in_integers(float_onnx, ranges, tmp_path, optimized_ops):

@@ -121,7 +121,7 @@ def convert(
     for entry in described:
         entry["precision"] = changed.get(str(entry["name"]), entry["precision"])
     clean(model)
-    write_onnx(model, out_path)
+    write_onnx(model, out_path, lean=rules.lean)
     del model
     gc.collect()  # a graph refers to itself in circles: its weights would stay in memory beside those of the sessions
     images = probe_images(float_onnx) if probe is None else probe

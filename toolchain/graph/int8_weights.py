@@ -15,7 +15,7 @@ from toolchain.errors import OnnxError
 from toolchain.graph.clean import drop_unused
 from toolchain.graph.edit import add_initializer, insert
 from toolchain.graph.layers import Layer, chosen_layers
-from toolchain.graph.qdq import FLOATS, weight_codes
+from toolchain.graph.qdq import FLOATS, decoded_codes, weight_codes
 from toolchain.graph.rules import Rules
 
 
@@ -55,14 +55,12 @@ def store_int8(graph: ir.Graph, layer: Layer, rules: Rules, amax: np.ndarray | N
 
     amax: per output channel (channels,); None: the largest |w| of each.
     """
-    weight, name, scale_type = layer.array, layer.weight.name or layer.name, FLOATS[rules.int4_float]
+    weight, scale_type = layer.array, FLOATS[rules.int4_float]
     codes, scale = weight_codes(weight, None if amax is None else amax.tolist(), layer.axis, scale_type)
     if rules.decode == "cast":
         spread = scale.reshape([-1 if i == layer.axis else 1 for i in range(weight.ndim)])
         return cast_and_scale(graph, layer, codes, spread)
-    stored = [add_initializer(graph, f"{name}_codes", codes), add_initializer(graph, f"{name}_scale", scale),
-              add_initializer(graph, f"{name}_zero_point", np.zeros(scale.shape, np.int8))]
-    return insert(graph, layer.node, "DequantizeLinear", [*stored], f"{name}_dequantized", axis=layer.axis)
+    return decoded_codes(graph, layer, rules, codes, scale)
 
 
 def cast_and_scale(graph: ir.Graph, layer: Layer, codes: np.ndarray, scale: np.ndarray) -> ir.Value:

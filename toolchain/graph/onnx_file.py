@@ -89,10 +89,18 @@ def check_onnx(proto: onnx.ModelProto, path: Path) -> None:
         raise OnnxError(f"{path}: not valid ONNX: {_first_line(wrong)}") from None
 
 
-def write_onnx(model: ir.Model, path: Path) -> None:
-    """Check `model`, then write it whole or not at all; equal models give equal bytes. Raises OnnxError."""
+def write_onnx(model: ir.Model, path: Path, lean: bool = False) -> None:
+    """Check `model`, then write it whole or not at all; equal models give equal bytes. Raises OnnxError.
+
+    lean: without the second record of a stored tensor's type and shape, which onnx_ir writes beside the tensor's own.
+    """
     model.ir_version = max(IR_VERSION, model.ir_version or 0)
     proto = ir.to_proto(model)
+    if lean:
+        stored = {tensor.name for tensor in proto.graph.initializer}
+        told = [value for value in proto.graph.value_info if value.name not in stored]
+        del proto.graph.value_info[:]
+        proto.graph.value_info.extend(told)
     check_onnx(proto, path)
     if proto.ByteSize() > TWO_GB:
         raise OnnxError(f"{path}: {proto.ByteSize() / 1e9:.1f} GB is above ONNX's limit of 2 GB for one file")

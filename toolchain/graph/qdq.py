@@ -51,7 +51,7 @@ def quantize_int8(
     weights: dict[str, ir.Value] = {}
     for layer in chosen:
         activations.quantize(layer.node, 0)
-        store_int8_weight(model.graph, layer, ranges.weights.get(layer.weight.name or ""), scale_type, weights)
+        store_int8_weight(model.graph, layer, rules, ranges.weights.get(layer.weight.name or ""), weights)
     for node in [*joins, *(layer.node for layer in chosen if layer.op == "Conv")]:
         if rules.integer_results and not alone:
             activations.quantize_result(node)
@@ -84,7 +84,7 @@ def weight_codes(weight: np.ndarray, amax: Sequence[float] | None, axis: int, sc
     return np.clip(np.rint(weight / spread), -127, 127).astype(np.int8), scale
 
 
-def store_int8_weight(graph: ir.Graph, layer: Layer, amax: Sequence[float] | None, scale_type: type,
+def store_int8_weight(graph: ir.Graph, layer: Layer, rules: Rules, amax: Sequence[float] | None,
                       stored: dict[str, ir.Value]) -> None:
     """Replace the layer's weight by INT8 codes and a DequantizeLinear; `stored` shares it between layers."""
     name = layer.weight.name or layer.name
@@ -93,11 +93,21 @@ def store_int8_weight(graph: ir.Graph, layer: Layer, amax: Sequence[float] | Non
                         "output channels; the ranges belong to another network")
     key = f"{layer.axis} {name}"  # a weight may serve one layer as it is, and transposed another
     if key not in stored:
-        codes, scale = weight_codes(layer.array, amax, layer.axis, scale_type)
-        parts = [add_initializer(graph, f"{name}_codes", codes), add_initializer(graph, f"{name}_scale", scale),
-                 add_initializer(graph, f"{name}_zero_point", np.zeros(scale.shape, np.int8))]
-        stored[key] = insert(graph, layer.node, "DequantizeLinear", [*parts], f"{name}_dequantized", axis=layer.axis)
+        codes, scale = weight_codes(layer.array, amax, layer.axis, FLOATS[rules.int8_float])
+        stored[key] = decoded_codes(graph, layer, rules, codes, scale)
     layer.node.replace_input_with(1, stored[key])
+
+
+def decoded_codes(graph: ir.Graph, layer: Layer, rules: Rules, codes: np.ndarray, scale: np.ndarray) -> ir.Value:
+    """Add INT8 codes, their scales, the zeros that some want as zero_point, and the DequantizeLinear that reads them.
+
+    Without zero_point it is 0, and the codes say their type; a QuantizeLinear without one would make uint8.
+    """
+    name = layer.weight.name or layer.name
+    parts = [add_initializer(graph, f"{name}_codes", codes), add_initializer(graph, f"{name}_scale", scale)]
+    if not (rules.lean and layer.op == "Conv"):
+        parts.append(add_initializer(graph, f"{name}_zero_point", np.zeros(scale.shape, np.int8)))
+    return insert(graph, layer.node, "DequantizeLinear", [*parts], f"{name}_dequantized", axis=layer.axis)
 
 
 def add_bias_after(graph: ir.Graph, layer: Layer) -> None:

@@ -34,6 +34,9 @@ class Rules:
         the Gemm alone, and with a float bias inside it would compute in float.
     integer_results: a Conv or Add computes in integers only where its result is quantized too, so that of an INT8 one
         is even before a float layer.
+    lean: the file leaves out what the runtime knows without: a second record of each stored tensor's type and shape,
+        and the zero_point, a byte a channel that is 0, of a convolution's INT8 weight. A linear layer keeps its own:
+        without it ONNX Runtime computes a Gemm in float. TensorRT's engines would be other bytes.
     """
 
     activations: Literal["s8", "u8", "s8_shifted", "e4m3"]
@@ -46,18 +49,20 @@ class Rules:
     decode: Literal["dequantize", "cast"] = "dequantize"
     bias_after_gemm: bool = False
     integer_results: bool = False
+    lean: bool = False
 
 
 # MaxPool needs none: it keeps order, so runtimes move the Q that follows it to its other side
 CPU_OPS = ("GlobalAveragePool", "AveragePool", "Concat")
 
 RULES: dict[str, Rules] = {
-    "cpu_x86": Rules("u8", "both", CPU_OPS, "storage", decode="cast", bias_after_gemm=True, integer_results=True),
+    "cpu_x86": Rules("u8", "both", CPU_OPS, "storage", decode="cast", bias_after_gemm=True, integer_results=True,
+                     lean=True),
     # signed by signed bytes have kernels of their own there; unsigned ones are flipped to signed, or widened, first
     "cpu_arm": Rules("s8_shifted", "both", CPU_OPS, "storage", decode="cast", bias_after_gemm=True,
-                     integer_results=True),
+                     integer_results=True, lean=True),
     "tensorrt": Rules("s8", "residual", (), "compute", int4_float="fp16", fp8_float="fp16"),
     # Turing has no FP32 matrix kernels in TensorRT-RTX, so what is not INT8 is FP16
     "tensorrt_sm75": Rules("s8", "residual", (), "compute", int8_float="fp16", int4_float="fp16"),
-    "openvino": Rules("u8", "both", CPU_OPS, "storage"),
+    "openvino": Rules("u8", "both", CPU_OPS, "storage", lean=True),
 }
