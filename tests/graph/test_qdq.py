@@ -209,3 +209,12 @@ def test_the_file_computes_exactly_what_the_formula_says(parse, tmp_path, run_on
     scale = np.abs(w).max(axis=1, keepdims=True) / F32(127)
     expected = rounded @ (np.clip(np.rint(w / scale), -127, 127) * scale).T + b
     assert run_onnx(tmp_path / "q.onnx", x) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vgg", "mobilenet_v2"])
+def test_openvino_runs_every_convolution_in_integers(float_onnx, ranges, tmp_path, name):
+    openvino = pytest.importorskip("toolchain.engines.openvino_session", exc_type=ImportError)
+    path, _ = quantized(float_onnx, ranges, tmp_path, name, "openvino")
+    model = openvino.compile_model(openvino.read_model(path), "int8", 1, (1, 3, 32, 32))
+    kinds = [layer["dtype"] for layer in openvino.realized_layers(model) if "Convolution" in layer["op"]]
+    assert kinds and set(kinds) <= {"u8", "i8"}
