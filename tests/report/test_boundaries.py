@@ -9,6 +9,7 @@ from toolchain.report.boundaries import conditions, rows, titles
 from toolchain.report.devices import DeviceResult
 from toolchain.report.html import render_html
 from toolchain.report.markdown import render_markdown
+from toolchain.report.part import Latency
 from toolchain.report.schema import Report
 
 
@@ -49,3 +50,13 @@ def test_a_machine_without_a_counter_says_so_and_has_no_column(sample_report: Re
 def test_pages_show_it(report: Report) -> None:
     for page in (render_html(report), render_markdown(report)):
         assert "Latency, from where to where" in page and "&lt;MAXN&gt;" in page and "<MAXN>" not in page
+
+
+def test_transfers_below_device_only_are_doubted_with_their_cause(report: Report) -> None:
+    orin = report.devices[0].engines[0]
+    slow = orin.model_copy(update={"latency_ms": Latency.model_validate(ms(0.85))})  # 0.75 is 0.88 of it
+    there = report.devices[0].model_copy(update={"engines": [slow]})
+    told = report.model_copy(update={"devices": [there]})
+    assert dict((name, rest) for name, *rest in rows(told))["orin: int8"] == ["0.850 ?", "0.750 ?", "–", "–"]
+    assert "which cannot be, for orin: int8 (0.750 against 0.850 ms): device only is timed in rounds" in conditions(told)[2]
+    assert not any("cannot be" in sentence for sentence in conditions(report))

@@ -71,11 +71,25 @@ def test_a_slower_engine_is_called_slower(sample_report: Report, engines: list[d
     assert words.tiles(report)[0].tone == "bad"
 
 
-def test_an_interval_around_one_is_called_as_fast(sample_report: Report, engines: list[dict[str, Any]]):
+def test_an_interval_around_one_shows_no_difference(sample_report: Report, engines: list[dict[str, Any]]):
     int8 = engines[3] | {"speedup_vs_fp32": {"value": 1.02, "low": 0.98, "high": 1.06}}
     report = rebuilt(sample_report, [engines[0], int8])
-    assert "is as fast as FP32" in words.headline(report)
+    assert "shows no difference in speed from FP32 (95 %: 0.98–1.06×)" in words.headline(report)
     assert words.tiles(report)[0].tone == "plain"
+
+
+@pytest.mark.parametrize("whose", [0, 3])  # FP32's latency, or INT8's
+@pytest.mark.parametrize(("value", "low", "high", "told"), [
+    (0.96, 0.94, 0.98, "seems slower than FP32 (0.96× its speed; inconclusive, "),
+    (1.5, 1.4, 1.6, "seems 1.50× as fast as FP32 (inconclusive, "),
+    (0.96, 0.9, 1.1, "shows no difference in speed from FP32 (inconclusive, ")])
+def test_a_headline_of_inconclusive_latencies_says_so_itself(
+        sample_report: Report, engines: list[dict[str, Any]], whose: int, value: float, low: float, high: float, told: str):
+    engines[whose] |= {"validity": {"verdict": "inconclusive", "causes": ["noise"], "attempts": 2}}
+    engines[3] |= {"speedup_vs_fp32": {"value": value, "low": low, "high": high}, "latency_reference": engines[0]["name"]}
+    report = rebuilt(sample_report, [engines[0], engines[3]])
+    assert told in words.headline(report)
+    assert (words.tiles(report)[0].tone, "inconclusive" in words.tiles(report)[0].note) == ("plain", True)
 
 
 def test_a_build_without_measurements_says_so(sample_report: Report, engines: list[dict[str, Any]]):

@@ -157,12 +157,26 @@ def best_engine(report: Report) -> EngineResult | None:
     return max(sound or lossy, key=lambda e: e.speedup_vs_fp32.value if e.speedup_vs_fp32 else 0.0, default=None)
 
 
-def _speed_words(speedup: Speedup) -> str:
-    if speedup.low is not None and speedup.high is not None and speedup.low <= 1 <= speedup.high:
-        return "is as fast as FP32"
+def _doubted(engine: EngineResult, report: Report) -> bool:
+    """Whether its latency, or that of the FP32 engine it is divided into, is inconclusive."""
+    return any(e.validity is not None and e.validity.verdict == "inconclusive" for e in report.engines
+               if e.name in (engine.name, engine.latency_reference))
+
+
+def _speed_words(speedup: Speedup, doubted: bool) -> str:
+    """What the ratio shows; a headline must not state as a fact what was measured on a machine that was not quiet."""
+    told = "inconclusive, measure again on a quiet machine"
+    if _holds_one(speedup):
+        return f"shows no difference in speed from FP32 ({told if doubted else f'95 %: {speedup_interval(speedup)}×'})"
     if speedup.value >= 1:
-        return f"is {times(speedup.value)} as fast as FP32"
-    return f"is slower than FP32 ({times(speedup.value)} its speed)"
+        return (f"seems {times(speedup.value)} as fast as FP32 ({told})" if doubted else
+                f"is {times(speedup.value)} as fast as FP32")
+    return (f"seems slower than FP32 ({times(speedup.value)} its speed; {told})" if doubted else
+            f"is slower than FP32 ({times(speedup.value)} its speed)")
+
+
+def _holds_one(speedup: Speedup) -> bool:
+    return speedup.low is not None and speedup.high is not None and speedup.low <= 1 <= speedup.high
 
 
 def _certainty(engine: EngineResult, reference: EngineResult) -> str:
@@ -200,8 +214,9 @@ def headline(report: Report) -> str:
         return f"{built} engine{'' if built == 1 else 's'} built; none below FP32 could be timed against FP32 here."
     share = weight_share(engine, report.engines)
     weights = f" with {share:.0%} of its weight bytes".replace("%", " %") if share is not None else ""
-    return (f"{engine.precision.upper()} on {runtime_name(engine.runtime)} {_speed_words(engine.speedup_vs_fp32)}"
-            f"{weights}: {_accuracy_words(engine, report)}.")
+    return (f"{engine.precision.upper()} on {runtime_name(engine.runtime)} "
+            f"{_speed_words(engine.speedup_vs_fp32, _doubted(engine, report))}{weights}: "
+            f"{_accuracy_words(engine, report)}.")
 
 
 def verdict(report: Report) -> Tile:
@@ -225,8 +240,10 @@ def tiles(report: Report) -> list[Tile]:
     share, drop = weight_share(engine, report.engines), top1_drop(engine, report.engines)
     reference = fp32_reference(engine, report.engines)
     against = f"FP32's speed on {runtime_name(engine.runtime)}" + (f" (95 %: {bounds})" if bounds else "")
-    shown = [Tile("Speed", times(speedup.value), against,
-                  "good" if (speedup.low or speedup.value) > 1 else "bad" if speedup.value < 1 else "plain")]
+    doubted = _doubted(engine, report)
+    tone = ("plain" if doubted or _holds_one(speedup) or speedup.value == 1 else
+            "good" if speedup.value > 1 else "bad")
+    shown = [Tile("Speed", times(speedup.value), against + "; inconclusive" * doubted, tone)]
     if share is not None:
         whole = fp32_weight_bytes(engine, report.engines)
         shown.append(Tile("Weights", times(share), f"{size(engine.weight_bytes)}, FP32 {size(whole)}",
