@@ -22,7 +22,7 @@ def test_a_torchscript_export_of_opset_13_is_upgraded(torchscript_onnx, tmp_path
     before = path.read_bytes()
     info = read_own_onnx(path, out)
     assert info == {"input_name": "images", "output_name": "logits", "image_size": 32, "num_classes": 10,
-                    "batch": "dynamic", "opset": 13}
+                    "batch": "dynamic", "opset": 13, "ending": "logits"}
     assert onnx.load(out).opset_import[0].version == 21
     same_logits(run_onnx, path, out, 32, batches=(1, 2, 5))
     assert path.read_bytes() == before

@@ -14,6 +14,7 @@ from onnxscript import optimizer, version_converter
 from toolchain.errors import OnnxError
 from toolchain.graph.compare import gap, open_session, run
 from toolchain.graph.dynamic_batch import NAME, batch_is_free, free_batch
+from toolchain.graph.ending import as_logits
 from toolchain.graph.finite import check_weights, first_not_finite
 from toolchain.graph.onnx_file import check_onnx, read_onnx, write_onnx
 from toolchain.graph.prepare import prepare
@@ -29,7 +30,8 @@ def read_own_onnx(path: Path, out_path: Path, opset: int = 21, image_size: int |
     """Verify `path`, bring it to `opset` and the form our passes expect, write `out_path`.
 
     image_size: fixes the height and width of a file that leaves them open.
-    Returns {"input_name", "output_name", "image_size", "num_classes", "batch": "dynamic" | int, "opset": as found}.
+    Returns {"input_name", "output_name", "image_size", "num_classes", "batch": "dynamic" | int, "opset": as found,
+    "ending": "logits", or a key of graph/ending.py's TOLD}; a final Softmax is cut off.
     Raises OnnxError for a file that is missing, damaged, already quantized, uses an operator that ONNX or ONNX Runtime
     does not have, or is not one image input (N, 3, S, S) float32 -> one output (N, K).
     """
@@ -43,6 +45,7 @@ def read_own_onnx(path: Path, out_path: Path, opset: int = 21, image_size: int |
     found_opset = model.opset_imports.get("", 0)
     size = _check_input(model, path, image_size)
     images, expected = _reference(model, size, path)
+    model, expected, ending = as_logits(model, expected, lambda bare: _reference(bare, size, path)[1])
     _upgrade(model, opset, path)
     optimizer.fold_constants(model)  # exports without optimisation compute their BatchNorm parameters in the graph
     prepare(model)
@@ -56,7 +59,7 @@ def read_own_onnx(path: Path, out_path: Path, opset: int = 21, image_size: int |
     finally:
         partial.unlink(missing_ok=True)
     return {"input_name": model.graph.inputs[0].name, "output_name": model.graph.outputs[0].name, "image_size": size,
-            "num_classes": expected.shape[1], "batch": batch, "opset": found_opset}
+            "num_classes": expected.shape[1], "batch": batch, "opset": found_opset, "ending": ending}
 
 
 def _refuse_unknown(model: ir.Model, path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
+from toolchain.console import log
 from toolchain.engines import backend, load_engine
 from toolchain.engines.record import read_record
 from toolchain.errors import DataError, DigestMismatch, EngineError, OnnxError, RecipeError, nearest
@@ -209,11 +210,14 @@ def _names(paths: Sequence[Path], engines: Sequence[str | None]) -> list[str]:
 
 def _onnx_engine(path: Path, folder: Path, dataset: Dataset) -> Path:
     """An engine folder made from the user's ONNX file, cleaned; theirs is only read."""
+    from toolchain.graph.ending import TOLD
     from toolchain.graph.own import read_own_onnx
 
     folder.mkdir()
     size, classes = dataset.preprocess.image_size, len(dataset.classes)
     info = read_own_onnx(path, folder / "clean.onnx", image_size=size)
+    if info["ending"] in TOLD:
+        log(f"{path.name}: {TOLD[info['ending']]}")
     if (info["image_size"], info["num_classes"]) != (size, classes):
         raise OnnxError(f"{path}: takes images of {info['image_size']} pixels and has {info['num_classes']} outputs, "
                         f"but the test set has {size} pixels and {classes} classes; compare networks of the same data")

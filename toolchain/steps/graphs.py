@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from toolchain.console import log
 from toolchain.engines import backend
 from toolchain.engines.record import engine_name
 from toolchain.errors import OnnxError
@@ -15,6 +16,7 @@ from toolchain.recipe.schema import Engine, OnnxModel
 from toolchain.steps.job import ONNX_PACKAGES, ORT_PACKAGES, Job, plain
 from toolchain.workdir import Stage, sha256_tree
 
+OWN = "own.json"  # of the stage "import": what read_own_onnx found, and what the user should know of it
 
 def exported(name: str, job: Job, student: Stage) -> Stage:
     """The student as one clean float ONNX file (model.onnx), compared with PyTorch."""
@@ -40,10 +42,15 @@ def imported(job: Job) -> Stage:
     opset, size = job.recipe.export.opset, job.recipe.data.image_size
 
     def make(folder: Path) -> str:
+        from toolchain.graph.ending import TOLD
         from toolchain.graph.own import read_own_onnx
 
         info = read_own_onnx(path, folder / "model.onnx", opset, size)
         _check_fits(path, info, size, len(job.dataset().classes))
+        told = [f"{path.name}: {TOLD[info['ending']]}"] if info["ending"] in TOLD else []
+        write_text(folder / OWN, json.dumps({**info, "told": told}, indent=1) + "\n")
+        for sentence in told:
+            log(sentence)
         return f"{path.name}: {info['num_classes']} classes at {info['image_size']} pixels, batch {info['batch']}"
 
     return job.work.stage("import", make, section=[_digests(path), opset, size], inputs=[job.data],

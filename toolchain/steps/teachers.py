@@ -166,9 +166,12 @@ def _from_onnx(job: Job, asked: TeacherOnnx) -> Stage:
     size = job.recipe.data.image_size
 
     def make(folder: Path) -> str:
+        from toolchain.graph.ending import TOLD
         from toolchain.graph.own import read_own_onnx
 
         info = read_own_onnx(path, folder / "model.onnx", job.recipe.export.opset, size)
+        if info["ending"] in TOLD:
+            console.log(f"{path.name}: {TOLD[info['ending']]}")
         _same_size(path, info["image_size"], job)
         return f"{path.name}: {info['num_classes']} classes at {info['image_size']} pixels"
 
