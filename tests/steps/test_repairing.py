@@ -58,7 +58,7 @@ def test_auto_stops_at_the_first_method_that_is_enough_and_says_what_it_gained(j
     [record] = json.loads((made.folder / "repair.json").read_text())
     assert record["method"] == "cross_layer_equalization" and record["kept"]
     assert record["top1_after"] == 100 and record["top1_before"] < 70 and record["seconds"] > 0
-    assert {path.name for path in made.folder.iterdir()} == {"model.onnx", "ranges.json", "repair.json", "stage.json"}
+    assert {path.name for path in made.folder.iterdir()} == {"model.onnx", "ranges.json", "repair.json", "verdict.json", "stage.json"}
     said = capsys.readouterr().err
     assert "1 pairs" in said and "within 0.5 points of float's 100.00 %" in said
     # the factors 256 and 1/256 are gone, and so is their mark on the ranges
@@ -76,9 +76,13 @@ def test_auto_tries_everything_when_nothing_helps_and_keeps_the_file_as_it_was(j
     assert "nothing kept" in (said := capsys.readouterr().err) and "NOT within 0.5 points" in said
 
 
-def test_auto_does_nothing_where_the_limit_holds_already(job):
+def test_auto_does_nothing_where_the_limit_holds_already_and_says_so(job, capsys):
     made, _ = repaired(*job({"method": "ptq", "repair": "auto"}, limits={"int8": {"top1_drop": 100}}))
     assert json.loads((made.folder / "repair.json").read_text()) == []
+    verdict = json.loads((made.folder / "verdict.json").read_text())
+    assert (verdict["tried"], verdict["limit"], verdict["limit_field"]) == (0, 100, "limits.int8.top1_drop")
+    assert verdict["before"] == verdict["after"] < verdict["float_top1"] == 100
+    assert "nothing had to be tried" in capsys.readouterr().err
 
 
 def test_named_methods_are_all_applied_and_the_stage_is_not_made_twice(job):
@@ -108,7 +112,8 @@ def test_the_limit_is_the_precisions_own_then_the_common_one_then_half_a_point()
     def drop(limits):
         return allowed_drop(Recipe.model_validate({"name": "a", "model": {"arch": "vgg11_bn"}, "limits": limits}), "int8")
 
-    assert (drop({"top1_drop": 2, "int8": {"top1_drop": 0}}), drop({"top1_drop": 2}), drop({})) == (0, 2, 0.5)
+    assert (drop({"top1_drop": 2, "int8": {"top1_drop": 0}}), drop({"top1_drop": 2}), drop({})) == (
+        (0, "limits.int8.top1_drop"), (2, "limits.top1_drop"), (0.5, None))
 
 
 def test_auto_tries_the_methods_there_are_in_the_order_of_their_dict():

@@ -20,13 +20,13 @@ OUTPUT = "logits"
 
 # ending -> what a user is told of it; "logits" and "log_softmax" (whose softmax is the very probabilities) need no word
 TOLD = {
-    "softmax": f"the final Softmax is cut off: the output is now called '{OUTPUT}' and holds logits. The answers are the "
-               "same; where a program reads probabilities, softmax of this output gives them",
+    "softmax": f"the final Softmax is cut off: the output is now called '{OUTPUT}' and holds logits. The answers are "
+               "the same; where a program reads probabilities, softmax of this output gives them",
     "sigmoid": "ends in Sigmoid, which is kept: the answers are right, but KL and the probabilities of labels take its "
                "outputs for logits, so do not trust those; export it without the Sigmoid to have them right",
-    "probabilities": "its outputs are probabilities, but not of a Softmax that could be cut off: the answers are right, "
-                     "but KL and the probabilities of labels apply softmax once more, so do not trust those; export it "
-                     "with logits as output to have them right",
+    "probabilities": "its outputs are probabilities, but not of a Softmax that could be cut off: the answers are "
+                     "right, but KL and the probabilities of labels apply softmax once more, so do not trust those; "
+                     "export it with logits as output to have them right",
 }
 
 

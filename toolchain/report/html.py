@@ -22,6 +22,7 @@ from toolchain.report import (
     contract,
     devices,
     how,
+    notices,
     plot,
     pruned_words,
     quantized_words,
@@ -227,8 +228,8 @@ def render_html(report: Report, sheet: bytes | None = None, pruned_sheet: bytes 
     total = sum(s.seconds or 0.0 for s in report.stages)
     return environment.get_template("template.html.j2").render(
         report=report, name=str(report.recipe.get("name", "build")), headline=words.headline(report),
-        below=[told for told in (validity.told([*report.engines, *report.unpruned]), quantized_words.summary(report),
-                                 pruned_words.summary(report)) if told],
+        below=[told for told in (*notices.notices(report), validity.told([*report.engines, *report.unpruned]),
+                                 quantized_words.summary(report), pruned_words.summary(report)) if told],
         pruned=pruned_section(report, pruned_sheet), quantized=quantized_section(report),
         devices={"intro": devices.INTRO, "told": devices.told(report), "titles": devices.TITLES,
                  "rows": devices.rows(report), "across": devices.across(report)},

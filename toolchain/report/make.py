@@ -34,16 +34,17 @@ def make_report(recipe: Recipe, environment: Mapping[str, Any], dataset: Mapping
                 taught: Mapping[str, Mapping[str, Any]] | None = None,
                 pruning: Mapping[str, Any] | None = None,
                 quantization: Mapping[str, Any] | None = None,
-                unpruned: Sequence[Mapping[str, Any]] = ()) -> Report:
+                unpruned: Sequence[Mapping[str, Any]] = (), own_file: Sequence[str] = ()) -> Report:
     """Join what the stages delivered into one Report.
 
     environment: `doctor.examine()`. dataset: {name, classes, train, val, test (image counts), split_sha256,
-    calibration {source, images} or null}. stages: {name, key, cached, seconds}. engines: measured.json's records.
+    calibration {source, images} or null, preprocess: preprocess.json}. stages: {name, key, cached, seconds}.
+    engines: measured.json's records.
     gaps: engine name -> {max_abs, relative, argmax_agreement}. limits: null judges `recipe.limits` here.
     history: title of a training run -> its epochs {epoch, loss, val_top1_percent, seconds, parts}.
     fidelity: fidelity.json of its stage. taught: title of a training run -> its taught.json. pruning:
     pruned_facts.json of its stage. quantization: quantized_facts.json of its stage. unpruned:
-    measured.json's records of engines of the network before pruning.
+    measured.json's records of engines of the network before pruning. own_file: "told" of the import stage's own.json.
     Raises pydantic.ValidationError where a stage delivered something else: that is a bug, not the user's mistake.
     """
     gaps = gaps or {}
@@ -62,7 +63,7 @@ def make_report(recipe: Recipe, environment: Mapping[str, Any], dataset: Mapping
         fidelity=Fidelity.model_validate(dict(fidelity)) if fidelity else None,
         pruning=Pruning.model_validate(dict(pruning)) if pruning else None,
         quantization=Quantization.model_validate(dict(quantization)) if quantization else None,
-        unpruned=[EngineResult.model_validate(dict(e)) for e in unpruned],
+        unpruned=[EngineResult.model_validate(dict(e)) for e in unpruned], own_file=list(own_file),
     )
 
 

@@ -10,6 +10,7 @@ from toolchain.report import (
     contract,
     devices,
     how,
+    notices,
     pruned_choice,
     pruned_words,
     quantized_words,
@@ -257,6 +258,7 @@ def render_markdown(report: Report) -> str:
     sections = [
         f"# {escape(report.recipe.get('name', 'build'))}",
         f"**{escape(words.headline(report))}**",
+        *(escape(told) for told in notices.notices(report)),
         escape(quantized_words.summary(report)), escape(pruned_words.summary(report)),
         escape(validity.told([*report.engines, *report.unpruned]) or ""),
         "## Engines\n" + table(ENGINE_TITLES, map(_engine_row, [*report.engines, *report.unpruned])),

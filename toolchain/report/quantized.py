@@ -38,6 +38,18 @@ class RepairStep(Part):
     did: str
 
 
+class Judged(Part):
+    """How `repair: auto` ended for one precision; top-1 in percent of val."""
+
+    precision: str
+    limit: NotNegative = Field(description="points below the float file that are allowed")
+    limit_field: str | None = Field(None, description="the recipe's field that says so; null: the default")
+    float_top1: Percent
+    before: Percent = Field(description="quantized without any repair")
+    after: Percent = Field(description="quantized with the methods that were kept")
+    tried: Count = Field(description="how many methods")
+
+
 class GpfqLayer(Part):
     """One layer that GPFQ quantized; errors are |XW - X~Q| / |XW| on its calibration images."""
 
@@ -120,5 +132,6 @@ class Quantization(Part):
     calibrator: str
     storage: list[Stored]
     repairs: list[RepairStep] = []
+    judged: list[Judged] = Field([], description="of `repair: auto`, which may need to try nothing")
     gpfq: Gpfq | None = None
     mixed: list[Mixed] = []

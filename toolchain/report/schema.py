@@ -67,6 +67,7 @@ class DataFacts(Part):
     test: int = Field(ge=0, description="images")
     split_sha256: str
     calibration: Calibration | None = None
+    preprocess: dict[str, Any] | None = Field(None, description="preprocess.json; null: of an earlier version")
 
 
 class StageResult(Part):
@@ -225,6 +226,7 @@ class Report(Part):
     fidelity: Fidelity | None = Field(None, description="null: the recipe has no measure.fidelity")
     pruning: Pruning | None = Field(None, description="null: the recipe has no prune section")
     quantization: Quantization | None = Field(None, description="null: of an earlier version")
+    own_file: list[str] = Field([], description="what was changed in the user's own ONNX file, or is odd about it")
     unpruned: list[EngineResult] = Field([], description="FP32 engines of the network before pruning, as references")
     devices: list[DeviceResult] = Field([], description="of `build --on`")
 

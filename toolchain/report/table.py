@@ -15,7 +15,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from toolchain.report import devices, pruned_words, quantized_words, taught, validity, words
+from toolchain.report import devices, notices, pruned_words, quantized_words, taught, validity, words
 from toolchain.report.limits import RULES, asks, found_words
 from toolchain.report.schema import EngineResult, LimitResult, Report
 
@@ -143,6 +143,7 @@ def render_table(report: Report, width: int, plain: bool) -> RenderableType:
     if report.limits:
         parts += [Text("Limits", style="bold"), *limit_lines(report.limits), Text("")]
     parts.append(Text(words.headline(report), style="bold"))
+    parts += [Text(told, style="yellow") for told in notices.notices(report)]
     if doubt := validity.told(engines):
         parts.append(Text(doubt, style="yellow"))
     below = (quantized_words.summary(report), pruned_words.summary(report), taught.summary(report))

@@ -11,6 +11,7 @@ from typing import Any
 from toolchain.files import write_text
 from toolchain.recipe.schema import Engine
 from toolchain.steps.job import ONNX_PACKAGES, Job
+from toolchain.steps.repairing import VERDICT
 from toolchain.workdir import Stage
 
 REPAIRS = {"repair_int8": "int8", "repair_int4": "int4"}  # stage -> the engines it mends
@@ -33,10 +34,12 @@ def quantized_facts(job: Job, engines: Mapping[str, Engine], models: Mapping[str
                    for name, (precision, stage) in source.items()]
         repairs = [{"precision": precision, **step} for name, precision in REPAIRS.items() if name in made
                    for step in _read(made[name].folder / "repair.json")]
+        judged = [_read(made[name].folder / VERDICT) for name in REPAIRS
+                  if name in made and (made[name].folder / VERDICT).is_file()]
         mixed = [_read(stage.folder / "assignment.json") for stage in assigned]
         write_text(folder / "quantized_facts.json", json.dumps({
             "method": cfg.method, "calibrator": cfg.calibrator.method, "storage": storage, "repairs": repairs,
-            "gpfq": gpfq, "mixed": mixed}, indent=1) + "\n")
+            "judged": judged, "gpfq": gpfq, "mixed": mixed}, indent=1) + "\n")
         return f"{len(storage)} engines"
 
     return job.work.stage(

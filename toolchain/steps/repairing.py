@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 TOP1_DROP = 0.5  # points that `repair: auto` allows where the recipe sets no limit
+VERDICT = "verdict.json"  # of `repair: auto`, as report/quantized.py's Judged; it may need to try nothing
 RULES = "cpu_x86"  # whose engine file judges: it runs wherever ONNX Runtime does
 
 Precision = Literal["int8", "int4"]
@@ -40,19 +41,21 @@ def repaired(job: Job, onnx: Stage, ranges: Stage, precision: Precision = "int8"
         return onnx, ranges
     cfg, wanted, seed = quantize.repair, quantize.calibration, job.recipe.seed
     chosen = locate(wanted.set, job.base, "quantize.calibration.set") if wanted.set else None
-    limit = allowed_drop(job.recipe, precision)
+    limit, field = allowed_drop(job.recipe, precision)
 
     def make(folder: Path) -> str:
         bench = Bench(job, onnx.folder / "model.onnx", ranges.folder / "ranges.json", precision, chosen)
         if isinstance(cfg, AutoRepair):
-            record, said = by_need(bench, folder, limit, cfg.images)
+            record, verdict, said = by_need(bench, folder, limit, cfg.images)
+            judged = {"precision": precision, "limit": limit, "limit_field": field, "tried": len(record), **verdict}
+            write_text(folder / VERDICT, json.dumps(judged, indent=1) + "\n")
         else:
             record = [noted(*one) for one in bench.attempt(cfg, folder)]
             said = ", ".join(one["method"] for one in record)
         write_text(folder / "repair.json", json.dumps(record, indent=1))
         return said
 
-    section = [precision, plain(quantize, "mixed"), limit, seed, sha256_tree(chosen) if chosen else None]
+    section = [precision, plain(quantize, "mixed"), limit, field, seed, sha256_tree(chosen) if chosen else None]
     stage = job.work.stage(
         f"repair_{precision}", make, section=section, inputs=[job.data, onnx, ranges],
         rooms=["steps/repairing.py", "steps/judging.py", "quantize", "graph", "data", "ranges.py"],
@@ -60,10 +63,11 @@ def repaired(job: Job, onnx: Stage, ranges: Stage, precision: Precision = "int8"
     return stage, stage
 
 
-def allowed_drop(recipe: Recipe, precision: Precision) -> float:
-    """Points of top-1 that the recipe's limits let this precision lose, else TOP1_DROP."""
-    own, common = getattr(recipe.limits, precision).top1_drop, recipe.limits.top1_drop
-    return float(next((limit for limit in (own, common) if limit is not None), TOP1_DROP))
+def allowed_drop(recipe: Recipe, precision: Precision) -> tuple[float, str | None]:
+    """Points of top-1 that the recipe's limits let this precision lose, and the field that says so; else TOP1_DROP."""
+    limits = {f"limits.{precision}.top1_drop": getattr(recipe.limits, precision).top1_drop,
+              "limits.top1_drop": recipe.limits.top1_drop}
+    return next(((float(limit), field) for field, limit in limits.items() if limit is not None), (TOP1_DROP, None))
 
 
 class Bench:
@@ -123,11 +127,13 @@ class Bench:
         return val_top1(path, self.dataset, images, self.seed).percent
 
 
-def by_need(bench: Bench, folder: Path, limit: float, images: int) -> tuple[list[dict[str, Any]], str]:
+def by_need(
+    bench: Bench, folder: Path, limit: float, images: int
+) -> tuple[list[dict[str, Any]], dict[str, float], str]:
     """Methods in order of cost until top-1 on val is at most `limit` points below the float file's.
 
     Each is tried on top of those kept, from the float file on, and kept only if top-1 rises. Leaves model.onnx and
-    ranges.json of the best in `folder`. Returns the record and a line that says how it ended.
+    ranges.json of the best in `folder`. Returns the record, the top-1 it ended with, and a line that says so.
     """
     trial, kept, record = folder / "trial", list[Any](), list[dict[str, Any]]()
     shutil.rmtree(trial, ignore_errors=True)  # of an interrupted run
@@ -150,8 +156,9 @@ def by_need(bench: Bench, folder: Path, limit: float, images: int) -> tuple[list
     shutil.rmtree(trial)
     names = ", ".join(cfg.method for cfg in kept) or "nothing"
     verdict = "within" if goal - reached <= limit else "NOT within"
-    return record, (f"{names} kept; val top-1 {plain_ptq:.2f} -> {reached:.2f} %, {verdict} {limit:g} points of "
-                    f"float's {goal:.2f} %")
+    said = (f"{names} kept{'' if record else ', as nothing had to be tried'}; val top-1 {plain_ptq:.2f} -> "
+            f"{reached:.2f} %, {verdict} {limit:g} points of float's {goal:.2f} %")
+    return record, {"float_top1": goal, "before": plain_ptq, "after": reached}, said
 
 
 def noted(method: str, seconds: float, did: str, before: float | None = None, after: float | None = None,

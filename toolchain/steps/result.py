@@ -13,7 +13,7 @@ from toolchain.recipe.schema import Engine, Recipe
 from toolchain.report.make import make_report, write_report
 from toolchain.report.schema import Report
 from toolchain.steps.contract import FILE, shortened
-from toolchain.steps.graphs import onnx_stage
+from toolchain.steps.graphs import OWN, onnx_stage
 from toolchain.steps.pruned_facts import SHEET
 from toolchain.workdir import Stage, WorkDir
 
@@ -32,7 +32,9 @@ def reported(
     from toolchain.doctor import examine
 
     folders = {stage.name: stage.folder for stage in work.stages}
-    data = _read(folders["data"] / "data.json") | {"calibration": _read(folders["calibrate"] / "calibration.json")}
+    data = _read(folders["data"] / "data.json") | {
+        "calibration": _read(folders["calibrate"] / "calibration.json"),
+        "preprocess": _read(folders["data"] / "preprocess.json")}
     figures = {record["name"]: record for record in _read(measurement.folder / "measured.json")}
     packed = _read(folders["packed"] / "packed.json") if "packed" in folders else {}
     records: list[dict[str, Any]] = []
@@ -55,7 +57,8 @@ def reported(
         fidelity=_read(folders["fidelity"] / "fidelity.json") if "fidelity" in folders else None,
         taught=_of_training(folders, "taught.json"), unpruned=references,
         quantization=_read(folders["quantized_facts"] / "quantized_facts.json"),
-        pruning=_read(folders["pruned_facts"] / "pruned_facts.json") if "pruned_facts" in folders else None)
+        pruning=_read(folders["pruned_facts"] / "pruned_facts.json") if "pruned_facts" in folders else None,
+        own_file=_read(folders["import"] / OWN)["told"] if "import" in folders else ())
     write_report(report, work.out, *(sheets[key].read_bytes() if key in sheets and sheets[key].is_file() else None
                                      for key in ("fidelity", "pruned_facts")))
     record(work.out, REPORT, "recipe.resolved.yaml")
