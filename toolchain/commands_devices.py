@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolchain.devices.file import add, chosen, devices_file, load_devices, parsed, remove
 from toolchain.errors import BundleRefused, RecipeError, ToolchainError
+
+if TYPE_CHECKING:
+    from toolchain.runner.trust import Key
 
 PLAIN_WIDTH = 140  # columns where stdout is no terminal
 SLOTS = ("A", "B")
@@ -73,27 +76,36 @@ def run_tidy(file: Path | None, names: Sequence[str], days: float = 30) -> None:
     refuse_failed(found)
 
 
-def run_device_keys(file: Path | None, names: Sequence[str], gone: str | None = None) -> None:
+def run_device_keys(
+    file: Path | None, names: Sequence[str], gone: str | None = None, new: str | None = None,
+    key_folder: Path | None = None,
+) -> None:
     """Print whom devices trust, a key a line. gone: one, by id, name, file there or .pub file here, to trust no longer.
+    new: one, by .pub file here, or id or name among those trusted in `key_folder`, to trust, also if it was revoked.
 
-    Raises RecipeError (no device trusts it), BundleRefused (the file here is no key), DeviceError (some device failed;
-    the others are done).
+    Raises RecipeError (no device trusts it; no such key here), BundleRefused (the file here is no key), DeviceError
+    (some device failed; the others are done).
     """
-    from toolchain.devices.deploy import keys
     from toolchain.devices.many import each, refuse_failed
+    from toolchain.devices.trusted import keys, trust
     from toolchain.runner.answers import plain
 
-    local = _id_here(gone) if gone else None
-    found = each(chosen(devices_file(file), names), lambda link: keys(link, gone, local))
+    if gone is not None and new is not None:
+        raise RecipeError("found --remove and --trust; expected one of them at a time")
+    devices, local = chosen(devices_file(file), names), _id_here(gone) if gone else None
+    key = _key_here(new, key_folder) if new is not None else None
+    found = each(devices, lambda link: trust(link, key) if key else keys(link, gone, local))
     told = {name: one for name, one in found.items() if not isinstance(one, ToolchainError)}
     for name, one in told.items():
         if one["removed"]:
-            print(f"{name}: {gone} is trusted no longer")
+            print(f"{name}: {gone} is trusted no longer, and `toolchain deploy` does not bring it back")
         print(f"{name}: trusts {'these keys' if any(not key['wrong'] for key in one['keys']) else 'no key'}")
         for key in one["keys"]:
             state = "expired on" if key["expired"] else "until"
             print(f"  {plain(key['file'])}: keeps every bundle out; remove it: {key['wrong']}" if key["wrong"] else
                   f"  {key['key_id']}  {key['name']:<20} {state} {key['expires']}  {plain(key['file'])}")
+        for key_id in one["revoked"]:
+            print(f"  {key_id}  revoked; to trust it again: toolchain device keys {name} --trust {key_id}")
     refuse_failed(found)
     if gone and not any(one["removed"] for one in told.values()):
         raise RecipeError(f"found --remove {gone}, which is trusted by none of {', '.join(told)}; expected the id, "
@@ -119,6 +131,27 @@ def _id_here(word: str) -> str | None:
         if path.name == word:
             return None
         raise BundleRefused(f"{told}; name the key by its id, as `toolchain device keys` shows it") from None
+
+
+def _key_here(word: str, folder: Path | None) -> Key:
+    """The public key that --trust names. Raises RecipeError, BundleRefused (the file is no key)."""
+    from toolchain.commands_ship import KEYS
+    from toolchain.runner.trust import Refused, read_key
+    from toolchain.ship.keys import believed
+
+    path = Path(word).expanduser()
+    if path.is_file():
+        try:
+            return read_key(path)
+        except Refused as told:
+            raise BundleRefused(str(told)) from None
+    folder = (folder or KEYS).expanduser()
+    called = [key for key in believed(folder).values() if word in (key.key_id, key.name)]
+    if len(called) != 1:
+        raise RecipeError(f"found --trust {word}, which is {'several keys' if called else 'no key'} of {folder}, and "
+                          "no file here; expected a public key, NAME.pub, or the id or name of a key that "
+                          "`toolchain keys list` shows as trusted")
+    return called[0]
 
 
 def run_deploy(
@@ -165,7 +198,9 @@ def run_rollback(file: Path | None, names: Sequence[str]) -> None:
 
 
 def _print(found: Mapping[str, Any], titles: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
-    """A row for each device; of one that failed only that."""
+    """A row for each device; of one that failed only that. Nothing where all did: their reasons say it."""
+    if not rows:
+        return
     from rich.console import Console
     from rich.table import Table
 

@@ -73,9 +73,16 @@ def test_a_key_that_a_device_did_not_know_is_told_and_can_be_revoked(
     assert "did not know" not in capsys.readouterr().err
     assert command("device", "keys", "orin") == 0 and f"{KEY.key_id}  workshop" in capsys.readouterr().out
     assert command("device", "keys", "orin", "--remove", "workshop") == 0
-    assert "orin: workshop is trusted no longer\norin: trusts no key" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "orin: workshop is trusted no longer, and `toolchain deploy` does not bring it back\norin: trusts no key" in told
+    assert command("deploy", bundle, "orin") == 14
+    failed = capsys.readouterr()
+    assert "the key workshop" in failed.err and "was revoked there" in failed.err and not failed.out
     assert command("device", "keys", "orin", "--remove", "workshop") == 2
     assert "is trusted by none of orin" in capsys.readouterr().err
+    assert command("device", "keys", "orin", "--trust", "workshop") == 0
+    assert command("deploy", bundle, "orin") == 0
+    assert "did not know" not in capsys.readouterr().err
 
 
 def test_what_the_device_refuses_is_called_as_it_is_here(shop: Path, device: Device, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,31 @@ import pytest
 from bundles import KEY, STRANGER
 from device_shop import Near, command, listed
 
-from toolchain.devices import deploy, many
+from toolchain.devices import many, trusted
 from toolchain.devices.file import Device
+from toolchain.errors import BundleRefused
 from toolchain.runner.keys import keys
 from toolchain.runner.place import Place
 from toolchain.runner.trust import key_text
 from toolchain.ship.keys import self_signed
 
 GUEST = self_signed(STRANGER, "guest", KEY.created, KEY.expires)
+
+
+class Folder(Near):
+    """A device whose folder lies here."""
+
+    folder = ""
+
+    async def names(self, folder: str) -> list[str]:
+        return [path.name for path in Path(folder).iterdir()]
+
+    async def write(self, files: dict[str, bytes]) -> None:
+        for path, content in files.items():
+            Path(path).write_bytes(content)
+
+    async def remove(self, path: str) -> None:
+        Path(path).unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -36,14 +54,15 @@ def folder(shop: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         assert word == "keys" and more[:1] in ((), ("--remove",))
         return keys(place, more[1:])
 
-    monkeypatch.setattr(many, "Link", Near)
-    monkeypatch.setattr(deploy, "ready", ready)
-    monkeypatch.setattr(deploy, "ask", ask)
+    monkeypatch.setattr(Folder, "folder", str(place.root))
+    monkeypatch.setattr(many, "Link", Folder)
+    monkeypatch.setattr(trusted, "ready", ready)
+    monkeypatch.setattr(trusted, "ask", ask)
     return place.keys
 
 
 def lying(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
+    return {path.name for path in folder.glob("*.pub")}
 
 
 def test_a_listing_changes_nothing_and_names_the_damaged_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,7 +76,7 @@ def test_a_listing_changes_nothing_and_names_the_damaged_file(folder: Path, caps
 
 def test_a_damaged_file_is_removed_by_its_name_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "worse.pub").write_text("}")
-    assert command("device", "keys", "orin", "--remove", "bad.pub") == 0
+    assert command("device", "keys", "orin", "--remove", "bad.pub") == 0 and not list(folder.glob("*.revoked"))
     assert lying(folder) == {"worse.pub", f"{KEY.key_id}.pub"}
     assert command("device", "keys", "orin", "--remove", "None") == 2 and command("device", "keys", "orin", "--remove", "") == 0
     assert lying(folder) == {"worse.pub", f"{KEY.key_id}.pub"}
@@ -99,3 +118,28 @@ def test_of_two_keys_of_a_name_none_is_removed(folder: Path, capsys: pytest.Capt
     told = capsys.readouterr().err
     assert "several keys called workshop; remove one by its id: " in told and KEY.key_id in told and GUEST.key_id in told
     assert len(lying(folder)) == 3
+
+
+@pytest.mark.parametrize("word", ["{shop}/here.pub", KEY.key_id, "workshop"])
+def test_a_revoked_key_is_not_brought_back_until_it_is_trusted_by_name(
+    word: str, folder: Path, shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (shop / "here.pub").write_text(key_text(KEY))
+    link = Folder("orin", Device(host="orin"))
+    assert command("device", "keys", "orin", "--remove", KEY.key_id) == 0
+    assert f"  {KEY.key_id}  revoked; to trust it again: toolchain device keys orin --trust {KEY.key_id}" in capsys.readouterr().out
+    for _ in range(2):
+        with pytest.raises(BundleRefused, match=r"orin: the key workshop .* was revoked there, so nothing was sent"):
+            asyncio.run(trusted.bring(link, KEY))  # type: ignore[arg-type]
+    asyncio.run(trusted.bring(link, GUEST))  # type: ignore[arg-type]
+    assert command("device", "keys", "orin", "--trust", word.format(shop=shop)) == 0
+    told = capsys.readouterr().out
+    assert f"{KEY.key_id}  workshop" in told and "  revoked; " not in told
+    asyncio.run(trusted.bring(link, KEY))  # type: ignore[arg-type]
+    assert lying(folder) == {"bad.pub", f"{KEY.key_id}.pub", f"{GUEST.key_id}.pub"}
+
+
+@pytest.mark.parametrize("words", [("--trust", "nobody"), ("--trust", KEY.key_id, "--remove", KEY.key_id)])
+def test_a_key_that_is_not_here_is_not_trusted_and_one_thing_is_done_at_a_time(words: tuple[str, ...], folder: Path) -> None:
+    assert command("device", "keys", "orin", *words) == 2
+    assert lying(folder) == {"bad.pub", f"{KEY.key_id}.pub"}

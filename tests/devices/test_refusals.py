@@ -76,7 +76,15 @@ def test_what_is_missing_on_the_device_is_named(
 def test_rollback_where_nothing_was_deployed(shop: Path, device: Device, capsys: pytest.CaptureFixture[str]) -> None:
     listed(shop, orin=device)
     assert command("rollback", "orin") == 14
-    assert "orin: nothing is deployed there" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "orin: nothing is deployed there" in told.err and told.out == ""  # no row of dashes beside the reason
+
+
+def test_a_folder_that_is_on_no_disk_is_not_called_full(shop: Path, device: Device, capsys: pytest.CaptureFixture[str]) -> None:
+    listed(shop, orin=device.model_copy(update={"folder": "/proc/ours"}))
+    assert command("device", "probe", "orin") == 14
+    told = capsys.readouterr().err
+    assert "orin: /proc/ours cannot be written (" in told and "choose another folder in devices.yaml" in told and "full" not in told
 
 
 def test_a_disk_that_is_full_once_the_bundle_is_unpacked_leaves_what_was_in_use(

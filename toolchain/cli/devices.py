@@ -32,7 +32,10 @@ def device_add(
         "--key-file", metavar="FILE", help="Private key to enter with  \\[default: those of ~/.ssh]")] = None,
     file: FileOption = None,
 ) -> None:
-    """Write a device into devices.yaml. It is entered with SSH keys alone, and only if its host key is known.
+    """Write a device into devices.yaml. Nothing is contacted: `device probe` does that first.
+
+    Every command that does enters it with SSH keys alone, and only if its host key is
+    known; `device probe` shows one that is not, with the line that accepts it.
 
     \b
       toolchain device add orin ssh://nvidia@192.168.55.1
@@ -83,15 +86,20 @@ def device_keys(
     gone: Annotated[str | None, typer.Option(
         "--remove", metavar="KEY", help="Trust this key no longer: its id, name or file there, or its .pub "
         "file here.")] = None,
+    new: Annotated[str | None, typer.Option(
+        "--trust", metavar="KEY", help="Trust this key, also if it was revoked: its .pub file here, or its id or name "
+        "among the keys trusted here.")] = None,
+    key_folder: KeysOption = None,
 ) -> None:
-    """Show whose bundles devices accept, or revoke a key there.
+    """Show whose bundles devices accept, revoke a key there, or trust one.
 
     `deploy` has a device trust the key of the bundle it brings, and says so: who may
-    enter by SSH decides. What is deployed already stays in use.
+    enter by SSH decides. A key that was revoked there it does not bring back: that
+    takes --trust. What is deployed already stays in use.
     """
     from toolchain.commands_devices import run_device_keys
 
-    run_device_keys(file, names, gone)
+    run_device_keys(file, names, gone, new, key_folder)
 
 
 @device.command("remove")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolchain.console import log
 from toolchain.devices.remote import ask, needs, ready, send
 from toolchain.devices.transport import Link
+from toolchain.devices.trusted import bring
 from toolchain.errors import BundleRefused, DeviceError
 from toolchain.files import sha256_file
 from toolchain.runner.bundle import Bundle
 from toolchain.runner.contents import fitting
-from toolchain.runner.trust import PUBLIC, Key, Refused, key_text
+from toolchain.runner.trust import Refused
 
 SLOTS = ("A", "B")
 
@@ -22,8 +22,8 @@ async def deploy(link: Link, bundle: Bundle, slot: str | None = None) -> dict[st
     """Put a bundle, which was verified here, into use. Returns what the runner's `install` answers.
 
     slot: "A" or "B"; None: the one that is not in use. The key that signed the bundle is trusted there from now on,
-    which is told where it was not before. Where anything does not hold the device goes on as it was. Raises
-    BundleRefused, DeviceError.
+    which is told where it was not before, unless it was revoked there. Where anything does not hold the device goes on
+    as it was. Raises BundleRefused, DeviceError.
     """
     facts = await ready(link)
     needs(facts, link)
@@ -33,7 +33,7 @@ async def deploy(link: Link, bundle: Bundle, slot: str | None = None) -> dict[st
         raise BundleRefused(f"{link.name}: {told}") from None
     if slot is not None:
         await _refuse_in_use(link, bundle, slot)
-    await _trusted(link, bundle.key)
+    await bring(link, bundle.key)
     digest = sha256_file(bundle.path)
     store = await send(link, {digest: bundle.path})
     try:
@@ -61,30 +61,6 @@ async def rollback(link: Link) -> dict[str, Any]:
     return await ask(link, "rollback", "--to", other)
 
 
-async def keys(link: Link, gone: str | None = None, instead: str | None = None) -> dict[str, Any]:
-    """Whom the device trusts, as `keys` of the runner tells it. gone: a key, by id, name or file, to trust no longer;
-    None: nothing is removed. instead: the id that is meant where nothing there is called `gone`.
-
-    Raises DeviceError where several keys have that name.
-    """
-    await ready(link)
-    there = (await ask(link, "keys"))["keys"]
-    files = _files_of(link, there, gone) if gone else []
-    if instead and not files:
-        files = _files_of(link, there, instead)
-    after = await ask(link, "keys", "--remove", *files) if files else {"keys": there}
-    return {"keys": after["keys"], "removed": files}
-
-
-def _files_of(link: Link, there: Sequence[Mapping[str, Any]], gone: str) -> list[str]:
-    """The files of the key called `gone`: of a sound one all that it has there, or it would be trusted still."""
-    called = [one for one in there if gone in (one["file"], one["key_id"], one["name"])]
-    if len(ids := {one["key_id"] or one["file"] for one in called}) > 1:
-        raise DeviceError(f"{link.name}: trusts several keys called {gone}; remove one by its id: "
-                          + ", ".join(sorted(ids)))
-    return sorted(one["file"] for one in there if (one["key_id"] or one["file"]) in ids)
-
-
 async def _refuse_in_use(link: Link, bundle: Bundle, slot: str) -> None:
     """Raise DeviceError, before anything is sent, where another bundle, or a damaged one, is in use in the slot."""
     there = await ask(link, "status")
@@ -93,16 +69,6 @@ async def _refuse_in_use(link: Link, bundle: Bundle, slot: str) -> None:
             known["damaged"] or known["manifest_sha256"] != bundle.manifest_sha256):
         raise DeviceError(f"{link.name}: slot {slot} is in use there ({known['bundle']}); name the other slot, or "
                           "leave --slot out; nothing was sent")
-
-
-async def _trusted(link: Link, key: Key) -> None:
-    """Have the device trust the key: whoever can enter there decides that. It is told, unless it did already."""
-    if any(one["key_id"] == key.key_id and one["expires"] == key.expires.isoformat()
-           for one in (await ask(link, "keys"))["keys"]):
-        return
-    await link.write({posixpath.join(link.folder, "keys", f"{key.key_id}{PUBLIC}"): key_text(key).encode()})
-    log(f"{link.name}: did not know the key {key.name} ({key.key_id}), and trusts it from now on; to revoke it: "
-        f"toolchain device keys {link.name} --remove {key.key_id}")
 
 
 async def tidy(link: Link, days: float) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from toolchain.devices.connect import Unreachable
 GONE = (asyncssh.SFTPNoConnection, asyncssh.SFTPConnectionLost, asyncssh.ChannelOpenError, asyncssh.DisconnectError,
         OSError, asyncio.TimeoutError, Unreachable, EOFError)  # the line was cut
 ST_RDONLY = 1  # of statvfs
+CHOOSE = "choose another folder in devices.yaml (folder)"
 FULL_BYTES = 1 << 20  # less than this is free where a disk is full
 ROOM = "make room there, and run the same command again: what was sent is not sent again"
 
@@ -24,6 +25,7 @@ class Disk(NamedTuple):
 
     free_bytes: int
     read_only: bool
+    whole_bytes: int  # 0: no disk at all, as below /proc
 
 
 async def disk(sftp: asyncssh.SFTPClient, folder: str) -> Disk | None:
@@ -31,7 +33,8 @@ async def disk(sftp: asyncssh.SFTPClient, folder: str) -> Disk | None:
     while True:
         try:
             found = await sftp.statvfs(folder)
-            return Disk(int(found.bavail * found.frsize), bool(found.flags & ST_RDONLY))
+            return Disk(int(found.bavail * found.frsize), bool(found.flags & ST_RDONLY),
+                        int(found.blocks * found.frsize))
         except GONE:
             raise
         except asyncssh.SFTPNoSuchFile:
@@ -93,9 +96,10 @@ async def told(sftp: asyncssh.SFTPClient, folder: str, error: asyncssh.SFTPError
     found = None
     with contextlib.suppress(*GONE):
         found = await disk(sftp, folder)
+    if found and not found.whole_bytes:
+        return f"{folder} cannot be written ({error.reason}): no disk is there; {CHOOSE}"
     if found and found.read_only:
-        return (f"the disk with {folder} is read-only there; make it writable, or choose another folder in "
-                "devices.yaml (folder)")
+        return f"the disk with {folder} is read-only there; make it writable, or {CHOOSE}"
     if found and found.free_bytes < FULL_BYTES:
         return f"the disk with {folder} is full ({amount(found.free_bytes)} free); {ROOM}"
     if isinstance(error, asyncssh.SFTPPermissionDenied):

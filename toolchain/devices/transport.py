@@ -143,6 +143,24 @@ class Link:
 
         await self._insisting(act)
 
+    async def names(self, folder: str) -> list[str]:
+        """What lies in a folder there; nothing where there is none. Raises DeviceError."""
+        async def act(link: Link) -> list[str]:
+            try:
+                return [str(name) for name in await link._files().listdir(folder)]
+            except asyncssh.SFTPNoSuchFile:
+                return []
+
+        return await self._insisting(act)
+
+    async def remove(self, path: str) -> None:
+        """Remove a file there, if there is one. Raises DeviceError."""
+        async def act(link: Link) -> None:
+            with contextlib.suppress(asyncssh.SFTPNoSuchFile):
+                await link._files().remove(path)
+
+        await self._insisting(act)
+
     async def _insisting(self, act: Callable[[Link], Awaitable[T]]) -> T:
         while True:
             try:
@@ -228,7 +246,7 @@ class Link:
     async def _room(self, target: str, needed: int) -> None:
         """Raise DeviceError where `needed` bytes do not fit. Servers that do not tell are believed to have them."""
         found = await disk(self._files(), posixpath.dirname(target))
-        if found is not None and found.free_bytes < needed:
+        if found is not None and found.whole_bytes and found.free_bytes < needed:
             raise DeviceError(f"{self.name}: {self.folder} has {amount(found.free_bytes)} free, and {amount(needed)} "
                               f"more are needed; {ROOM}")
 
