@@ -44,9 +44,10 @@ def run_build(
 ) -> int:
     """Build everything `path` asks for under `out` (default: build/<name>) and print the table.
 
-    on: names of devices in the file `devices` (None: the usual one) that the engines are built and measured on too.
-    Returns 0. After everything is written, raises EngineError when an engine could not be built, DeviceError when a
-    device failed, LimitsNotHeld when an engine does not hold the recipe's limits.
+    on: names of devices in the file `devices` (None: the usual one) that the engines are built and measured on too;
+    where none of them can be used nothing is built. Returns 0. Raises DeviceError for that and, after everything is
+    written, EngineError when an engine could not be built, DeviceError when a device failed, LimitsNotHeld when an
+    engine does not hold the recipe's limits.
     """
     from toolchain.build import build
     from toolchain.console import log, set_quiet
@@ -60,6 +61,10 @@ def run_build(
     if rank() != 0:
         build(recipe, work, path.parent, data_roots(path, data_root), imports)
         return 0
+    if asked:
+        from toolchain.devices.building import ask_first
+
+        ask_first(asked, recipe.measure.threads)
     with locked(work.out):
         report = build(recipe, work, path.parent, data_roots(path, data_root), imports)
         assert report is not None
@@ -289,7 +294,7 @@ def run_calib(
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise RecipeError(f"--out {folder}: exists and is not an empty folder; choose another one")
     dataset = load_dataset(recipe.data, data_roots(path, data_root))
-    drawn, labels = draw_calibration(dataset, images, recipe.seed)
+    drawn, labels = draw_calibration(dataset, images, recipe.seed, "--images")
     check_disjoint(drawn, dataset.test)
     write_calibration_set(folder, drawn, labels, dataset)
     print(f"{folder}: {len(drawn)} images of {dataset.name}, none of them in test")

@@ -10,13 +10,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
-from device_shop import command
+from device_shop import Near, command
 from onnx import TensorProto, helper, numpy_helper
 from ssh_line import Line, cut_after, waiting
 from ssh_place import SSHD, Place, started
 
+from toolchain import console
 from toolchain.cli import main
-from toolchain.devices import building
+from toolchain.devices import building, many
 from toolchain.devices.file import Device
 from toolchain.devices.remote import ask
 from toolchain.devices.transport import Link
@@ -144,7 +145,23 @@ def test_a_device_without_a_runtime_for_any_engine_is_told(device: Device, tmp_p
     bare.write_text('#!/bin/sh\nexit 127\n')
     bare.chmod(0o755)
     assert built(tmp_path, cache, "orin", orin=device.model_copy(update={"python": str(bare)})) == 14
-    assert "orin: there is no program" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "orin: there is no program" in told and "nothing was built; mend that" in told and not (tmp_path / "run").exists()
+
+
+def test_of_devices_that_are_asked_first_one_that_fails_stops_no_other(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    async def small(link: Near) -> dict[str, object]:
+        return {"cores": 2, "python": "3.10.12", "numpy": "1.26", "runtimes": {} if link.name == "bare" else {"onnxruntime": "1.20.0"}, "broken": {}}
+
+    monkeypatch.setattr(building, "ready", small)
+    monkeypatch.setattr(many, "Link", Near)
+    monkeypatch.setattr(Near, "python", "python3", raising=False)
+    monkeypatch.setattr(console, "_quiet", False)
+    orin, bare = Device(host="orin"), Device(host="bare")
+    building.ask_first({"orin": orin, "bare": bare}, threads=2)
+    assert "bare: has no runtime for python3" in (told := capsys.readouterr().err) and "asks it again at its end" in told
+    with pytest.raises(DeviceError, match=r"2 of 2 devices failed:\n  orin: has 2 cores.*\n  bare: has no runtime.*\nnothing was built"):
+        building.ask_first({"orin": orin, "bare": bare}, threads=4)
 
 
 def test_two_names_of_one_machine_ask_the_same_there_and_both_get_it(

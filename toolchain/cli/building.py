@@ -25,7 +25,8 @@ def build(
     data_root: RootOption = None, cache: CacheOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the final table.")] = False,
     on: Annotated[list[str] | None, typer.Option(
-        "--on", metavar="DEVICE", help="Then build, judge and time them there too; may stand several times.")] = None,
+        "--on", metavar="DEVICE", help="Then build, judge and time them there too; may stand several times. "
+        "All are asked first: one that fails does not stop the rest, and if all do nothing is built.")] = None,
     devices: FileOption = None,
 ) -> None:
     """Build every engine of RECIPE and report its true accuracy, latency and storage.

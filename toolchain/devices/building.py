@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolchain.console import log
 from toolchain.devices.fetched import answers_are, latencies
+from toolchain.devices.file import Device
 from toolchain.devices.fit import hindrance
+from toolchain.devices.many import each, refuse_failed
 from toolchain.devices.remote import job, job_again, needs, ready, send, with_id
 from toolchain.devices.transport import Link
 from toolchain.engines.record import EngineRecord, read_record
-from toolchain.errors import DeviceError, EngineError
+from toolchain.errors import DeviceError, EngineError, ToolchainError
 from toolchain.files import sha256_file
 from toolchain.measure.latency import speedup
 from toolchain.runner.rounds import summary
@@ -46,6 +49,22 @@ class Judged:
     threads: int | None
 
 
+def ask_first(devices: Mapping[str, Device], threads: int | None) -> None:
+    """Ask devices, before hours are spent here, what would stop them afterwards. One of several that fails is told,
+    and asked again when it is its turn. Raises DeviceError where all do.
+    """
+    found = each(devices, lambda link: _able(link, threads))
+    failed = {name: error for name, error in found.items() if isinstance(error, ToolchainError)}
+    if len(failed) == len(found):
+        try:
+            refuse_failed(found)
+        except DeviceError as told:
+            raise DeviceError(f"{told}\nnothing was built; mend that, or leave --on out to build here alone") from None
+    for name, error in failed.items():
+        log(f"{name}: {str(error).removeprefix(f'{name}: ')}; the build goes on without it, and asks it again at its "
+            "end")
+
+
 async def build(link: Link, asked: Sequence[Portable], on: Judged, folder: Path) -> dict[str, Any]:
     """What report.DeviceResult says of the device. Engines, engine.json, predictions.npz and latency.npz are left in
     `folder`. Raises EngineError (none is for this device), DeviceError (also: fewer cores than threads).
@@ -53,11 +72,7 @@ async def build(link: Link, asked: Sequence[Portable], on: Judged, folder: Path)
     The same command goes on after a cut, and answers at once what is finished there. What it left there stays for a
     while: another command may have asked the same, and fetch it still.
     """
-    facts = await ready(link)
-    needs(facts, link)
-    if on.threads and on.threads > facts["cores"]:
-        raise DeviceError(f"{link.name}: has {facts['cores']} cores, and measure.threads asks for {on.threads}; more "
-                          "threads than cores wait for each other: leave it out, and each machine takes its own")
+    facts = await _able(link, on.threads)
     own, left_out = _own(asked, facts)
     if not own:
         raise EngineError(f"{link.name}: no engine of this build is for it: "
@@ -97,6 +112,16 @@ async def build(link: Link, asked: Sequence[Portable], on: Judged, folder: Path)
     return {"name": link.name, "machine": machine, "batch": timed["batch"], "threads": timed["threads"],
             "engines": engines, "left_out": left_out, "machine_settings": timed["conditions"]["after"],
             "environment": dict(facts), "files": {name: sha256_file(folder / name) for name in (PREDICTIONS, LATENCY)}}
+
+
+async def _able(link: Link, threads: int | None) -> dict[str, Any]:
+    """What the device has. Raises DeviceError where it cannot be reached, or could build and time nothing."""
+    facts = await ready(link)
+    needs(facts, link)
+    if threads and threads > facts["cores"]:
+        raise DeviceError(f"{link.name}: has {facts['cores']} cores, and measure.threads asks for {threads}; more "
+                          "threads than cores wait for each other: leave it out, and each machine takes its own")
+    return facts
 
 
 async def _measured(link: Link, content: Mapping[str, Any], folder: Path) -> tuple[Any, Any, dict[str, Any]]:
