@@ -95,6 +95,14 @@ def test_endless_nesting_makes_no_traceback(name: str, tmp_path: Path) -> None:
          "recipe.yaml": lambda: load_recipe(tmp_path / name)}[name]()
 
 
+@pytest.mark.parametrize("last", ["a: *a8", "rows: *a8", "name: {<<: *a8}", "? *a8\n: x"])
+def test_aliases_of_aliases_make_no_traceback(last: str, tmp_path: Path) -> None:
+    bomb = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}' if n else 'x'] * 10)}]\n" for n in range(9))
+    (tmp_path / "recipe.yaml").write_text(bomb + last)
+    with pytest.raises(ToolchainError, match="aliases"):
+        load_recipe(tmp_path / "recipe.yaml")
+
+
 @pytest.mark.parametrize("override", ["name=2020-99-99", "name=\0", "name=[[", "seed=" + "[" * 5000, "a" * 3000 + "=1", "=1", "..=1"])
 def test_no_override_makes_a_traceback(override: str) -> None:
     with pytest.raises(ToolchainError):

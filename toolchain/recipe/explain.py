@@ -20,10 +20,16 @@ def explain(
     messages = []
     for item in error.errors():
         where = _path(item["loc"], data, item["type"])
-        place = next((origin[where[:n]] for n in range(len(where), 0, -1) if where[:n] in origin), file)
+        place = origin.get(where) or _below(where, origin) or next(
+            (origin[where[:n]] for n in range(len(where), 0, -1) if where[:n] in origin), file)
         name = ".".join(map(str, where)) or "recipe"
         messages.append(f"{place}: {name}: {_sentence(dict(item), where, root)}")
     return "\n".join(messages)
+
+
+def _below(where: tuple[Any, ...], origin: dict[tuple[Any, ...], str]) -> str | None:
+    """The place of a section that stands nowhere itself: of the first of its keys that an override set."""
+    return next((place for key, place in origin.items() if where and key[: len(where)] == where), None)
 
 
 def _path(loc: tuple[Any, ...], data: Any, kind: str) -> tuple[Any, ...]:
@@ -46,11 +52,14 @@ def _sentence(item: dict[str, Any], where: tuple[Any, ...], root: type[BaseModel
     kind, value, context = item["type"], item.get("input"), item.get("ctx", {})
     if kind == "extra_forbidden":
         allowed = _fields(item["loc"][:-1], root)
-        return f"unknown key (value {_short(value)}); expected {', '.join(allowed)}{nearest(str(where[-1]), allowed)}"
+        hint = nearest(str(where[-1]), allowed) or _elsewhere(where, root)
+        return f"unknown key (value {_short(value)}); expected {', '.join(allowed)}{hint}"
     if kind == "missing":
         return "is required and missing"
     if kind == "union_tag_not_found":
-        return f"found {_short(value)}, which lacks the key {context['discriminator']}"
+        choices = [choice for _, m in _models(item["loc"], root) if (choice := _literal(m))]
+        return (f"found {_short(value)}, which lacks the key {context['discriminator']}"
+                f"{f': {_either(choices)}' if choices else ''}")
     if kind == "union_tag_invalid":
         allowed = re.findall(r"'([^']+)'", context["expected_tags"])
         key = context["discriminator"].strip("'")
@@ -75,7 +84,7 @@ def _sentence(item: dict[str, Any], where: tuple[Any, ...], root: type[BaseModel
 def _as_list(value: Any) -> str:
     """', such as [features.0]' for a single value, or for entries that --set FIELD.0=… put where there is no list."""
     entries = list(value.values()) if isinstance(value, dict) and all(isinstance(k, int) for k in value) else [value]
-    plain = entries and all(isinstance(entry, str) for entry in entries)
+    plain = entries and all(isinstance(entry, str) and entry not in ("true", "false") for entry in entries)
     return f", such as [{', '.join(map(str, entries))}]" if plain else ""
 
 
@@ -85,7 +94,12 @@ def _short(value: Any) -> str:
 
 
 def _fields(loc: tuple[Any, ...], root: type[BaseModel]) -> list[str]:
-    """The keys allowed at `loc`, whose union members are named by their tag or discriminator."""
+    """The keys allowed at `loc`."""
+    return sorted({name for _, m in _models(loc, root) for name in m.model_fields}, key=str)
+
+
+def _models(loc: tuple[Any, ...], root: type[BaseModel]) -> list[tuple[str | None, type[BaseModel]]]:
+    """(tag, section) of each that may stand at `loc`, whose union members are named by their tag or discriminator."""
     models: list[tuple[str | None, type[BaseModel]]] = [(None, root)]
     for key in loc:
         if isinstance(key, int):
@@ -96,7 +110,29 @@ def _fields(loc: tuple[Any, ...], root: type[BaseModel]) -> list[str]:
         else:
             fields = [m.model_fields[key] for _, m in models if key in m.model_fields]
             models = _members(fields[0].annotation) if fields else models
-    return sorted({name for _, m in models for name in m.model_fields}, key=str)
+    return models
+
+
+def _elsewhere(where: tuple[Any, ...], root: type[BaseModel]) -> str:
+    """A ", did you mean 'train.optimizer.lr'?" clause where a section has the key that another one lacks, or ""."""
+    found = dict.fromkeys(_named(str(where[-1]), root, ()))
+    near = [path for path in found if path[: len(where) - 1] == where[:-1]] or list(found)
+    same_choice = [path for path in near if path != where]
+    return f", did you mean '{'.'.join(same_choice[0])}'?" if len(same_choice) == 1 else ""
+
+
+def _named(key: str, model: type[BaseModel], place: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Where a section, or one below it, has a field of this name. Entries of a list go by the first."""
+    found = [(*place, key)] if key in model.model_fields else []
+    for name, field in model.model_fields.items():
+        entry = ("0",) if any(get_origin(a) is tuple for a in (field.annotation, *get_args(field.annotation))) else ()
+        for _, member in _members(field.annotation):
+            found += _named(key, member, (*place, name, *entry))
+    return found
+
+
+def _either(choices: list[str]) -> str:
+    return f"{', '.join(choices[:-1])} or {choices[-1]}" if len(choices) > 1 else choices[0]
 
 
 def _literal(model: type[BaseModel]) -> str | None:

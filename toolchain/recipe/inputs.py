@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from toolchain.errors import DataError
-from toolchain.recipe.load import read_yaml
 from toolchain.recipe.schema import Recipe
+from toolchain.recipe.yaml_file import read_yaml
 
 SET = ("quantize", "calibration", "set")
 MANIFEST = "manifest.json"  # what makes a folder a calibration set

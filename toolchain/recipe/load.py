@@ -1,8 +1,9 @@
-"""Reading a recipe: YAML with line numbers, overrides, and every mistake named at once."""
+"""Reading a recipe: its YAML, overrides, and every mistake named at once."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from pydantic import ValidationError
 from toolchain.errors import RecipeError
 from toolchain.recipe.explain import explain
 from toolchain.recipe.schema import OnnxModel, Recipe
+from toolchain.recipe.yaml_file import Where, parse, read_yaml
 
-Where = tuple[Any, ...]
 BY_LAYER = "quantize.mixed.layers."
 DISCRIMINATORS = ("source", "method", "policy", "runtime")
+INDEX = re.compile(r"\[(\d+)\]")
+EXAMPLES = {"engines": ", as in --set 'engines=[{runtime: onnxruntime, precision: int8}]'"}
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = (), architectures: Iterable[str] = ()) -> Recipe:
@@ -39,72 +42,31 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), architectures: Iterab
         raise RecipeError(explain(error, data, origin, str(path))) from None
 
 
-def read_yaml(
-    path: Path, expected: str = "a mapping of sections (name, data, model, …)"
-) -> tuple[dict[str, Any], dict[Where, int]]:
-    """The mapping in a YAML file and the line of each of its keys. Raises RecipeError, saying what was `expected`."""
-    try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecipeError(f"{path}: no such recipe; the shipped ones are in recipes/") from None
-    except (OSError, UnicodeDecodeError, yaml.reader.ReaderError) as error:
-        raise RecipeError(f"{path}: cannot be read: {error}") from None
-    try:
-        node = loader.get_single_node()
-        lines: dict[Where, int] = {}
-        _note_lines(node, (), lines, path)
-        data = loader.construct_document(node) if node else None
-    except RecursionError:
-        raise RecipeError(f"{path}: nested too deeply") from None
-    except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise RecipeError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
-    finally:
-        loader.dispose()
-    if not isinstance(data, dict):
-        found = "an empty file" if data is None else type(data).__name__
-        raise RecipeError(f"{path}: expected {expected}, found {found}")
-    return data, lines
-
-
-def _note_lines(node: yaml.Node | None, where: Where, lines: dict[Where, int], path: Path) -> None:
-    """Fill `lines` for every key below `node`; refuse duplicate keys, which YAML would silently merge."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise RecipeError(f"{path}:{key.start_mark.line + 1}: a key must be a word, found a list or a mapping")
-            here = (*where, key.value)
-            if here in lines:
-                raise RecipeError(f"{path}:{key.start_mark.line + 1}: {'.'.join(map(str, here))}: the key stands twice "
-                                  f"(first on line {lines[here]}); keep one")
-            lines[here] = key.start_mark.line + 1
-            _note_lines(value, here, lines, path)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            lines[(*where, index)] = value.start_mark.line + 1
-            _note_lines(value, (*where, index), lines, path)
-
-
 def _apply(data: dict[str, Any], override: str, origin: dict[Where, str], context: dict[str, Any]) -> None:
     """Set one `a.b.c=value` in `data`, in place; the value is read as YAML."""
     field, equals, text = override.partition("=")
     if not equals or not field.strip():
         raise RecipeError(f"--set {override}: expected FIELD=VALUE, as in --set train.epochs=3")
     try:
-        value = yaml.safe_load(text)
+        value = parse(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         raise RecipeError(f"--set {override}: '{text}' is not a YAML value") from None
+    if INDEX.search(field):
+        dotted = INDEX.sub(r".\1", field).strip()
+        raise RecipeError(f"--set {override}: entries of a list are named by dots: --set {dotted}={text}")
     keys = _keys(field.strip())
     here: Any = data
     for depth, key in enumerate(keys[:-1]):
         try:
             child = here[key] if isinstance(here, list) else here.get(key)
         except (IndexError, TypeError, AttributeError):
-            raise RecipeError(f"--set {override}: the recipe has no {'.'.join(map(str, keys[:depth + 1]))}") from None
+            raise RecipeError(f"--set {override}: the recipe has no {_dotted(keys[:depth + 1])}") from None
         if isinstance(child, str):  # `quantize: ptq` is short for `quantize: {method: ptq}`
             child = {"policy" if key == "mixed" else "method": child}
         elif child is None:
+            if isinstance(keys[depth + 1], int) and depth + 2 < len(keys):
+                raise RecipeError(f"--set {override}: the recipe has no list {_dotted(keys[:depth + 1])}, so no entry "
+                                  f"{keys[depth + 1]}; give the whole list{EXAMPLES.get(keys[depth], '')}")
             child = _default_choice(data, keys[:depth + 1], context)
         here[key] = child
         here = child
@@ -113,6 +75,10 @@ def _apply(data: dict[str, Any], override: str, origin: dict[Where, str], contex
     except (IndexError, TypeError):
         raise RecipeError(f"--set {override}: the recipe has no {field}") from None
     origin[tuple(keys)] = "--set " + override
+
+
+def _dotted(keys: Sequence[Any]) -> str:
+    return ".".join(map(str, keys))
 
 
 def _keys(field: str) -> list[Any]:

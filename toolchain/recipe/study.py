@@ -10,8 +10,8 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from toolchain.errors import RecipeError, nearest
 from toolchain.recipe.explain import explain
-from toolchain.recipe.load import read_yaml
 from toolchain.recipe.section import Section
+from toolchain.recipe.yaml_file import read_yaml
 
 MetricName = Literal[
     "top1", "int8_top1", "kl", "js", "agreement", "gradcam", "jitter_top1", "jitter_drop", "val_top1", "teacher_top1",
