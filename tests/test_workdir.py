@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from toolchain.errors import DigestMismatch, WorkDirError
+from toolchain.published import data_roots_of, proven, record
 from toolchain.workdir import WorkDir, locked, sha256_file, stage_key
 
 
@@ -174,3 +175,46 @@ def test_a_file_of_an_earlier_build_is_withdrawn_but_an_altered_one_stays(tmp_pa
     assert not (tmp_path / "map.png").exists() and (tmp_path / "mine.png").read_text() == "altered"
     assert (tmp_path / "published.json").read_text() == "{}"
     assert (stage.folder / "file.txt").read_text() == "1", "the stage keeps its own"
+
+
+def finished_build(out: Path, cache: Path) -> WorkDir:
+    work = WorkDir(out, cache)
+    work.start("old recipe", [out])
+    for name in ("kept.txt", "gone.txt"):
+        work.publish(work.stage("a", make("old")).folder / "file.txt", name)
+    work.show()
+    (out / "report.json").write_text("old report")
+    record(out, "report.json", "recipe.resolved.yaml")
+    return WorkDir(out, cache)
+
+
+def test_what_a_finished_build_shows_stays_whole_until_the_next_one_is_done(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    work = finished_build(out, tmp_path / "cache")
+    before = {path: path.read_bytes() for path in out.rglob("*")}
+    new = work.stage("a", make("new"), section=2).folder / "file.txt"
+    work.start("new recipe", [tmp_path])
+    for name in ("kept.txt", "more.txt"):
+        work.publish(new, name)
+    work.withdraw("gone.txt")
+    assert {path: path.read_bytes() for path in out.rglob("*")} == before  # what a killed build leaves
+    work.show()
+    assert {name: (out / name).read_text() for name in ("kept.txt", "more.txt", "recipe.resolved.yaml")} == {
+        "kept.txt": "new", "more.txt": "new", "recipe.resolved.yaml": "new recipe"}
+    assert not (out / "gone.txt").exists() and data_roots_of(out) == [tmp_path]
+    with pytest.raises(WorkDirError, match="the last build there did not finish"):
+        proven(out, "report.json")  # it is of the files before
+
+
+def test_what_no_report_is_about_is_shown_at_once_and_leaves_the_report_proven(tmp_path: Path) -> None:
+    work = finished_build(tmp_path / "out", tmp_path / "cache")
+    work.publish(work.stage("scan", make("scan")).folder / "file.txt", "scan.txt", beside=True)
+    assert proven(tmp_path / "out", "scan.txt").read_text() == "scan"
+    assert proven(tmp_path / "out", "report.json").read_text() == "old report"
+
+
+def test_an_altered_file_of_a_finished_build_stops_the_next_one_before_its_end(tmp_path: Path) -> None:
+    work = finished_build(tmp_path / "out", tmp_path / "cache")
+    (tmp_path / "out" / "kept.txt").write_text("mine")
+    with pytest.raises(DigestMismatch, match="kept.txt"):
+        work.publish(work.stage("a", make("new"), section=2).folder / "file.txt", "kept.txt")

@@ -45,7 +45,7 @@ def build(
     refuse_latency(recipe.prune, recipe)
     refuse_mixed(recipe, engines)
     if not work.dry and rank() == 0:
-        work.start(resolved_yaml(recipe))
+        work.start(resolved_yaml(recipe), roots)
 
     job = open_job(recipe, work, base, roots, imports)
     work.publish(job.data.folder / "preprocess.json", "preprocess.json")

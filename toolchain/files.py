@@ -44,6 +44,11 @@ def deliver(path: Path, text: str, other: str = "file") -> None:
 
 def copy_whole(source: Path, target: Path) -> None:
     """A file of its own that appears whole; on btrfs and XFS the kernel lets both share blocks until one is changed."""
+    os.replace(copy_beside(source, target), target)
+
+
+def copy_beside(source: Path, target: Path) -> Path:
+    """The same up to the rename: what `os.replace` puts in the place of `target`."""
     part = target.with_name(f".{target.name}.part")
     try:
         with source.open("rb") as read, part.open("wb") as write:
@@ -54,7 +59,7 @@ def copy_whole(source: Path, target: Path) -> None:
         whole = False
     if not whole:
         shutil.copyfile(source, part)
-    os.replace(part, target)
+    return part
 
 
 def sha256_file(path: Path) -> str:

@@ -25,8 +25,8 @@ from typing import IO, Any
 
 from toolchain.console import log
 from toolchain.errors import DigestMismatch, ToolchainError, WorkDirError
-from toolchain.files import copy_whole, sha256_file, write_text
-from toolchain.published import FILE, REPORT, write_digests
+from toolchain.files import sha256_file, write_text
+from toolchain.published import finished, refuse_altered, show, write_origin
 
 PACKAGE = Path(__file__).parent
 POLL_S = 0.2
@@ -50,12 +50,18 @@ class Stage:
 
 @dataclass
 class WorkDir:
-    """The folder of one build. dry: only say what would run. cache: where stages live (default: DIR/stages)."""
+    """The folder of one build. dry: only say what would run. cache: where stages live (default: DIR/stages).
+
+    Where a finished build shows its files, they stay until `show` puts this one's in their place.
+    """
 
     out: Path
     cache: Path | None = None
     dry: bool = False
     stages: list[Stage] = field(default_factory=list)
+    _waiting: dict[str, tuple[Path, str] | None] = field(default_factory=dict)
+    _recipe: str = ""
+    _data_roots: Sequence[Path] = ()
 
     @property
     def stage_root(self) -> Path:
@@ -86,14 +92,19 @@ class WorkDir:
         self.stages.append(stage)
         return stage
 
-    def start(self, resolved_recipe: str) -> None:
-        """Make the output folder and write down the recipe with every default. Raises WorkDirError."""
+    def start(self, resolved_recipe: str, data_roots: Sequence[Path] = ()) -> None:
+        """Make the output folder; the recipe with every default, and where data is looked up, are written down there.
+
+        Raises WorkDirError.
+        """
+        self._recipe, self._data_roots = resolved_recipe, data_roots
         with _disk_errors(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
-            write_text(self.out / "recipe.resolved.yaml", resolved_recipe)
+            if not finished(self.out):
+                self._write_start()
 
-    def publish(self, source: Path, name: str) -> Path:
-        """Show a stage's file as DIR/name. Raises DigestMismatch, WorkDirError.
+    def publish(self, source: Path, name: str, beside: bool = False) -> Path:
+        """Show a stage's file as DIR/name. beside: the report is not about it. Raises DigestMismatch, WorkDirError.
 
         A copy, though it takes the room twice: under a hard link whoever edits DIR/name in place edits the cache.
         """
@@ -101,34 +112,35 @@ class WorkDir:
         if self.dry or rank() != 0:
             return target
         with _disk_errors(target):
-            published, wanted, found = _read_json(self.out / FILE), _recorded(source), None
-            if target.exists() and not target.samefile(source):  # earlier versions made hard links
-                found = sha256_file(target)
-                if name in published and found not in (published[name], wanted):
-                    raise DigestMismatch(f"{target}: SHA-256 is {found[:16]}, but {published[name][:16]} was written; "
-                                         "the file was altered: delete it and run the same command again")
-            if found != wanted:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                copy_whole(source, target)
-            if published.get(name) != wanted:
-                published[name] = wanted
-                published.pop(REPORT, None)  # it is of the files before, until the build is done
-                write_digests(self.out, published)
+            entry = source, _recorded(source)
+            refuse_altered(self.out, name, entry[1])
+            self._show({name: entry}, beside)
         return target
 
     def withdraw(self, name: str) -> None:
         """Remove DIR/name where an earlier build published it; a file that is not ours, or was altered, stays."""
-        if self.dry or rank() != 0:
-            return
-        target = self.out / name
-        with _disk_errors(target):
-            published = _read_json(self.out / FILE)
-            ours = published.pop(name, None)
-            if ours is None:
-                return
-            if target.is_file() and sha256_file(target) == ours:
-                target.unlink()
-            write_digests(self.out, published)
+        if not self.dry and rank() == 0:
+            with _disk_errors(self.out / name):
+                self._show({name: None})
+
+    def show(self) -> None:
+        """Put everything in the place of what an earlier build shows, whose report counts no more. The build's own
+        report comes next.
+        """
+        with _disk_errors(self.out):
+            show(self.out, self._waiting)
+            self._waiting.clear()
+            self._write_start()
+
+    def _show(self, files: dict[str, tuple[Path, str] | None], beside: bool = False) -> None:
+        if finished(self.out) and not beside:
+            self._waiting |= files
+        else:
+            show(self.out, files, beside)
+
+    def _write_start(self) -> None:
+        write_text(self.out / "recipe.resolved.yaml", self._recipe)
+        write_origin(self.out, self._data_roots)
 
 
 def stage_key(name: str, section: Any, inputs: Sequence[str], rooms: Sequence[str], packages: Sequence[str]) -> str:

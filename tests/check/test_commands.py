@@ -81,12 +81,13 @@ def test_missing_evidence_ends_with_12_and_other_images_with_3(run, baseline, tm
 def test_what_cannot_be_read_or_written_is_said(run, baseline, tmp_path, capsys, monkeypatch):
     ends(3, "check", run, "--baseline", tmp_path / "none.json")
     ends(9, "check", tmp_path, "--baseline", baseline)
+    ends(2, "check", tmp_path / "no_run", "--baseline", baseline)
     ends(2, "check", run, "--baseline", baseline, "--margin", "0")
     ends(9, "baseline", run, "-o", run / "report.json" / "b.json")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(run))
     ends(9, "check", run, "--baseline", baseline, "--github")
     said = capsys.readouterr().err
-    for words in ("$GITHUB_STEP_SUMMARY", "none.json: cannot be read", "has no report.json", "--margin 0: expected above 0", "cannot be written"):
+    for words in ("$GITHUB_STEP_SUMMARY", "none.json: cannot be read", "has no report.json", "no_run: no such folder", "--margin 0: expected above 0", "cannot be written"):
         assert words in said
     assert "Traceback" not in said
 

@@ -24,6 +24,7 @@ def test_blame_ranks_the_layers_of_a_build_and_keeps_the_alignment(tiny_build: P
 
 def test_a_float_engine_an_altered_file_and_a_wrong_folder_are_refused(toolchain, tiny_build: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     refused(toolchain("blame", tiny_build, "--engine", "fp32.onnxruntime.cpu_x86"), 2, "is float, so no layer is to blame")
+    refused(toolchain("blame", tiny_build, "--engine", "fp32"), 2, "engine fp32 is float, so no layer is to blame")
     refused(toolchain("blame", tmp_path / "none"), 2, "no such folder")
     copy = tmp_path / "copy"
     shutil.copytree(tiny_build, copy, ignore=shutil.ignore_patterns("stages"))

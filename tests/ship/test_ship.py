@@ -156,6 +156,15 @@ def test_what_cannot_be_is_told_in_a_sentence(
     assert (found, told in shown) == (code, True), shown
 
 
+def test_a_run_that_is_not_there_is_told_in_a_sentence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, shown = call(capsys, "ship", run.with_name("none"), "--engine", "int8")
+    assert code == 2 and "none: no such folder" in shown and "expected the folder of a finished build" in shown
+    for name in ("report.json", "published.json"):
+        (run / name).unlink()
+    code, shown = call(capsys, "ship", run, "--engine", "int8")
+    assert code == 9 and "has no report.json; expected the folder of a finished build" in shown
+
+
 def test_verify_refuses_with_its_own_exit_code_and_says_how_to_trust(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call(capsys, "ship", run, "--engine", "int8")
     code, shown = call(capsys, "verify", run / BUNDLE, "--keys", tmp_path / "others")

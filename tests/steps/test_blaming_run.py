@@ -26,5 +26,6 @@ def test_an_engine_is_judged_on_the_file_it_was_built_of(tmp_path: Path, monkeyp
     record = SimpleNamespace(sha256="", onnx_sha256=sha256_file(quantized), target="cpu_x86", precision=precision)
     for name, given in (("load_report", SimpleNamespace(engines=[result], recipe={})), ("read_record", record), ("verify", None)):
         monkeypatch.setattr(blaming_run, name, lambda path, given=given: given)
+    assert blaming_run.find_run(tmp_path, precision).engine == engine  # the only one whose name begins so
     run = blaming_run.find_run(tmp_path, engine)
     assert (run.quantized, run.reference, run.ranges) == (quantized, reference, None)

@@ -11,6 +11,7 @@ import pytest
 
 from toolchain.engines.record import EngineRecord
 from toolchain.errors import DataError, DigestMismatch, EngineError, RecipeError, ToolchainError
+from toolchain.published import write_origin
 from toolchain.report.schema import DataFacts, EngineResult, EnvironmentFacts, Report
 from toolchain.steps.compare import judged
 from toolchain.steps.compare_table import difference_lines, render_markdown, signed_nats
@@ -68,6 +69,31 @@ def test_what_is_no_finished_build_is_named(tmp_path: Path) -> None:
     assert "holds no report.json" in complaint(RecipeError, a, tmp_path / "unfinished")
     assert "neither a finished build's folder nor an .onnx file" in complaint(RecipeError, a, tmp_path / "notes.txt")
     assert "leave ':int8' out" in complaint(RecipeError, a, f"{tmp_path}/net.onnx:int8")
+
+
+def test_the_beginning_of_a_name_means_the_one_engine_that_runs_here(tmp_path: Path, monkeypatch: Any) -> None:
+    from toolchain.engines import rtx
+
+    a = build(tmp_path / "a", FP32, INT8, other := "int8.tensorrt_rtx.sm86")
+    for reason in ("no GPU", None):
+        monkeypatch.setattr(rtx, "not_runnable", lambda cfg, reason=reason: reason)
+        assert [c.engine for c in find_contestants([f"{a}:fp32"])] == [FP32]
+        if reason:
+            assert [c.engine for c in find_contestants([f"{a}:int8"])] == [INT8]
+    assert f"'int8' means 2 engines; name one: {INT8} or {other}" in complaint(RecipeError, f"{a}:int8")
+
+
+def test_data_is_looked_up_where_the_build_found_it_after_the_usual_places(tmp_path: Path, monkeypatch: Any) -> None:
+    from toolchain import data
+
+    def looked_up(section: Any, roots: list[Path]) -> None:
+        raise DataError(" ".join(map(str, roots)))
+
+    monkeypatch.setattr(data, "load_dataset", looked_up)
+    a = build(tmp_path / "a", FP32)
+    write_origin(a, [tmp_path / "usual", tmp_path / "recipes"])
+    with pytest.raises(DataError, match=f"^{tmp_path}/usual {a} {tmp_path}/recipes$"):
+        shared_test_set(find_contestants([str(a)]), None, tmp_path / "usual")
 
 
 def test_an_engine_that_is_not_there_shows_those_that_are(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.check.pack import coded, digest
-from toolchain.errors import DataError, WorkDirError
+from toolchain.errors import DataError
 from toolchain.measure.latency import round_ratios
-from toolchain.published import digests, proven
+from toolchain.published import digests, proven, report_file
 from toolchain.report.schema import Report, load_report
 
 ANSWERS, TIMES = "predictions.npz", "latency.npz"
@@ -55,11 +55,8 @@ def read_run(folder: Path) -> Run:
 
 
 def read_report(folder: Path) -> Report:
-    """The report of the build in `folder`. Raises WorkDirError or DigestMismatch."""
-    if not (folder / "report.json").is_file():
-        raise WorkDirError(f"{folder}: has no report.json; expected the folder of a finished build, such as "
-                           "build/vgg11_int8")
-    return load_report(proven(folder, "report.json"))
+    """The report of the build in `folder`. Raises RecipeError (no such folder), WorkDirError or DigestMismatch."""
+    return load_report(report_file(folder))
 
 
 def joined(

@@ -13,7 +13,7 @@ from toolchain import __version__
 from toolchain.engines.record import RECORD, EngineRecord, verify
 from toolchain.errors import DigestMismatch, EngineError, LimitsNotHeld, RecipeError, WorkDirError, nearest
 from toolchain.files import sha256_file
-from toolchain.published import digests, proven
+from toolchain.published import digests, proven, report_file
 from toolchain.report.limits import fp32_reference
 from toolchain.report.schema import EngineResult, LimitResult, Report, load_report
 from toolchain.runner import contents
@@ -38,7 +38,7 @@ def gathered(
     and stand in the manifest. Raises RecipeError, EngineError, DigestMismatch (a file is not what was reported),
     LimitsNotHeld, WorkDirError (the build is not whole).
     """
-    report = load_report(proven(run, "report.json"))
+    report = load_report(report_file(run))
     result = chosen(run, report, engine)
     record, file = _engine(run, result.name)
     if record.sha256 != result.sha256:

@@ -17,6 +17,7 @@ from toolchain.engines.record import RECORD, read_record
 from toolchain.errors import EngineError, MissingPackage, RecipeError, nearest
 from toolchain.files import copy_whole, sha256_file
 from toolchain.recipe.schema import Engine
+from toolchain.steps.contestants import meant
 
 if TYPE_CHECKING:
     from toolchain.engines.protocol import Loaded
@@ -87,12 +88,12 @@ def _engine(build: Path, asked: str, here: bool) -> Entry:
     if not (build / ENGINES).is_dir():
         raise RecipeError(f"{build}: holds no {ENGINES}/, so it is no finished build; build it first")
     names = sorted(p.parent.name for p in (build / ENGINES).glob(f"*/{RECORD}"))
-    meant = [name for name in names if name == asked] or [name for name in names if name.startswith(f"{asked}.")]
-    if not meant:
+    named = meant(asked, names)
+    if not named:
         short = {name.partition(".")[0] for name in names}
         raise RecipeError(f"{build}:{asked}: no such engine{nearest(asked, [*names, *short])}; "
                           f"expected {', '.join(names) or 'one, but the build has none'}")
-    found, errors = _judged(build, meant, here)
+    found, errors = _judged(build, named, here)
     if not found:
         raise errors[0]
     if len(found) > 1:

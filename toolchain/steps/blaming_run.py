@@ -10,10 +10,10 @@ from toolchain.engines import backend
 from toolchain.engines.record import EngineRecord, read_record, verify
 from toolchain.errors import DigestMismatch, RecipeError, WorkDirError, nearest
 from toolchain.files import sha256_file
-from toolchain.published import proven
+from toolchain.published import proven, refuse_missing
 from toolchain.recipe.quantize import Int4, Int8
 from toolchain.report.schema import EngineResult, Report, load_report
-from toolchain.steps.contestants import REPORT
+from toolchain.steps.contestants import REPORT, meant
 from toolchain.steps.mixing import RESULT
 
 QUANTIZED = ("int8", "int8_weight_only", "int4", "fp8", "mixed")
@@ -36,14 +36,12 @@ class Run:
 
 
 def find_run(folder: Path, engine: str | None = None) -> Run:
-    """The build in `folder` and the engine to judge: the one named, else INT8 on ONNX Runtime, else the first.
+    """The build in `folder` and the engine to judge: the one named, if only by its beginning; else INT8 on ONNX
+    Runtime, else the first.
 
     Raises RecipeError (no build, no such engine, none that is quantized), DigestMismatch (altered files), EngineError.
     """
-    if not folder.is_dir():
-        beside = [path.name for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        raise RecipeError(f"{folder}: no such folder{nearest(folder.name, beside)}; expected the folder of a finished "
-                          "build")
+    refuse_missing(folder)
     if not (folder / REPORT).is_file():
         raise RecipeError(f"{folder}: holds no {REPORT}, so it is no finished build; finish it with `toolchain build "
                           f"RECIPE --out {folder}`")
@@ -97,16 +95,20 @@ def expected_file(run: Run, out: Path) -> Path | None:
 def _chosen(folder: Path, report: Report, asked: str | None) -> EngineResult:
     engines = {engine.name: engine for engine in report.engines}
     able = [name for name, engine in engines.items() if engine.precision in QUANTIZED]
-    if asked is not None and asked not in engines:
+    named = [] if asked is None else meant(asked, engines)
+    chosen = [name for name in named if name in able]
+    if asked is not None and not named:
         raise RecipeError(f"{folder}: has no engine '{asked}'{nearest(asked, engines)}; expected {', '.join(able)}")
-    if asked is not None and asked not in able:
+    if asked is not None and not chosen:
         raise RecipeError(f"{folder}: engine {asked} is float, so no layer is to blame; name a quantized one: "
                           f"{', '.join(able) or 'this build has none'}")
+    if len(chosen) > 1:
+        raise RecipeError(f"{folder}: '{asked}' means {len(chosen)} engines; name one: {' or '.join(chosen)}")
     if not able:
         raise RecipeError(f"{folder}: has no quantized engine, so no layer is to blame; add one to the recipe's "
                           "engines")
     first = next((name for name in able if name.startswith("int8.onnxruntime.")), able[0])
-    return engines[asked or first]
+    return engines[chosen[0] if chosen else first]
 
 
 def _reference(folder: Path, report: Report, precision: str) -> Path:

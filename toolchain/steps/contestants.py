@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from toolchain.console import log
 from toolchain.engines import backend, load_engine
 from toolchain.engines.record import read_record
 from toolchain.errors import DataError, DigestMismatch, EngineError, OnnxError, RecipeError, nearest
+from toolchain.published import data_roots_of
 from toolchain.recipe.load import data_roots
 from toolchain.recipe.schema import Data, DataSection, OrtEngine, Recipe
 from toolchain.report.schema import Report, load_report
@@ -92,7 +93,8 @@ def shared_test_set(contestants: Sequence[Contestant], recipe: tuple[Path, Recip
         dataset = load_dataset(cfg, data_roots(origin, data_root))
     elif first:
         origin = first.path
-        dataset = load_dataset(_data_section(first), data_roots(origin / "recipe.resolved.yaml", data_root))
+        roots = [*data_roots(origin / REPORT, data_root), *data_roots_of(origin)]
+        dataset = load_dataset(_data_section(first), list(dict.fromkeys(root.absolute() for root in roots)))
     else:
         raise RecipeError(f"{', '.join(str(one.path) for one in contestants)}: an ONNX file does not say what it is "
                           "judged on; name a recipe with that data: --recipe recipes/vgg11_int8.yaml")
@@ -172,20 +174,32 @@ def _place(word: str) -> tuple[Path, str | None]:
                       "(DIR or DIR:ENGINE), or an .onnx file")
 
 
+def meant(asked: str, names: Iterable[str]) -> list[str]:
+    """The name that is `asked`; else all that begin with it, such as int8."""
+    known = list(names)
+    return [name for name in known if name == asked] or [name for name in known if name.startswith(f"{asked}.")]
+
+
 def _engine(path: Path, report: Report, asked: str | None) -> str:
-    """The name of the engine to run: the one asked for, or fp32 on ONNX Runtime."""
+    """The name of the engine to run: the one asked for, of which the beginning is enough where one that runs here
+    begins so; or fp32 on ONNX Runtime.
+    """
     names = [engine.name for engine in report.engines]
     shown = ", ".join(names)
     plain = [e.name for e in report.engines if (e.precision, e.runtime) == ("fp32", "onnxruntime")]
     if asked is None and not plain:
         raise RecipeError(f"{path}: has no fp32 engine of ONNX Runtime, which is the default; choose one with "
                           f"--engine, or as {path}:ENGINE: {shown}")
-    if asked is not None and asked not in names:
+    named = [] if asked is None else meant(asked, names)
+    if asked is not None and not named:
         raise RecipeError(f"{path}: has no engine '{asked}'{nearest(asked, names)}; expected {shown}")
-    chosen = asked or next((name for name in plain if name.endswith(".cpu_x86")), plain[0])
-    engine = next(e for e in report.engines if e.name == chosen)
+    able = [e.name for e in report.engines if e.built and backend(e.runtime).not_runnable(e) is None]
+    if len(several := [name for name in named if name in able]) > 1:
+        raise RecipeError(f"{path}: '{asked}' means {len(several)} engines; name one: {' or '.join(several)}")
+    preferred = several or named or [name for name in plain if name.endswith(".cpu_x86")] or plain
+    engine = next(e for e in report.engines if e.name == preferred[0])
+    chosen = engine.name
     if reason := backend(engine.runtime).not_runnable(engine):
-        able = [e.name for e in report.engines if backend(e.runtime).not_runnable(e) is None]
         raise EngineError(f"{path}: engine {chosen} cannot run here: {reason}; choose "
                           f"{' or '.join(able) or 'another build, for none of its engines can'}")
     record = read_record(path / "engines" / chosen)

@@ -24,7 +24,7 @@ def reported(
     recipe: Recipe, work: WorkDir, engines: Mapping[str, Engine], stages: Mapping[str, Stage], measurement: Stage,
     unpruned: Mapping[str, Stage] | None = None, failed: Mapping[str, ToolchainError] | None = None,
 ) -> Report:
-    """Write report.json, report.md and report.html into the output folder. Raises WorkDirError.
+    """Show everything in the output folder, report.json, report.md and report.html last. Raises WorkDirError.
 
     unpruned: the reference engines of the network before pruning, by the names that `measurement` knows. failed:
     engines that could not be built, which have no stage.
@@ -59,6 +59,7 @@ def reported(
         quantization=_read(folders["quantized_facts"] / "quantized_facts.json"),
         pruning=_read(folders["pruned_facts"] / "pruned_facts.json") if "pruned_facts" in folders else None,
         own_file=_read(folders["import"] / OWN)["told"] if "import" in folders else ())
+    work.show()
     write_report(report, work.out, *(sheets[key].read_bytes() if key in sheets and sheets[key].is_file() else None
                                      for key in ("fidelity", "pruned_facts")))
     record(work.out, REPORT, "recipe.resolved.yaml")

@@ -99,7 +99,7 @@ def scan_recipe(
     for kind in kinds:
         stage = (scanned_quantized(job, onnx, calibrated("calibrate", job, onnx), scan, jobs) if kind == "quantize"
                  else scanned(job, student, kind, scan, jobs))
-        work.publish(stage.folder / RESULT, f"sensitivity/sensitivity_{kind}.json")
+        work.publish(stage.folder / RESULT, f"sensitivity/sensitivity_{kind}.json", beside=True)
         found[kind] = read_sensitivity(stage.folder / RESULT, kind)
     return found
 
