@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from toolchain.steps.benching import Entry
 
 DEFAULT_SIZE = 224  # pixels of a side, for an engine that leaves them open
+ENGINE_ONNX = "engine.onnx"  # in the folder of an engine that is one
 PLAIN_WIDTH = 140  # columns where stdout is no terminal
 
 
@@ -78,13 +79,22 @@ def _show(rows: Sequence[dict[str, Any]], of_onnx: bool, told: str) -> None:
 
 
 def _of_open_size(entries: Sequence[Entry], size: int | None) -> list[str]:
-    """Names of the ONNX files that leave the size of their images open. Raises RecipeError where none was given."""
-    from toolchain.steps.benching import open_sides
+    """Names of the ONNX files that leave the size of their images open.
 
-    names = [entry.name for entry in entries if entry.path.is_file() and open_sides(entry.path)]
+    Raises RecipeError where none was given, and where one was that no file can be timed at.
+    """
+    from toolchain.graph.onnx_file import image_sides
+
+    sides = {entry.name: image_sides(file) for entry in entries
+             if (file := entry.path if entry.path.is_file() else entry.path / ENGINE_ONNX).is_file()}
+    names = [entry.name for entry in entries if entry.path.is_file() and None in sides[entry.name]]
     if names and size is None:
         raise RecipeError(f"{names[0]}: leaves the height and width of its images open; say at which size to time it: "
                           "--image-size PIXELS")
+    fixed = {name: found for name, found in sides.items() if found and None not in found}
+    if size and len(fixed) == len(entries) and not any(found == [size, size] for found in fixed.values()):
+        told = ", ".join(f"{name} takes {' x '.join(map(str, found))} pixels" for name, found in fixed.items())
+        raise RecipeError(f"--image-size: found {size}, but {told} and no other size; leave it out")
     return names
 
 

@@ -14,11 +14,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from toolchain.cli import main
 from toolchain.commands_bench import run_bench
-from toolchain.engines import ort
+from toolchain.engines import BACKENDS, ort
 from toolchain.errors import DigestMismatch, EngineError, RecipeError
 from toolchain.measure.bench import Method, bench, refused_batch
 from toolchain.recipe.schema import OrtEngine
 from toolchain.runner.energy import Counter
+from toolchain.runner.probe import RUNTIMES
 from toolchain.steps.benching import find_entries, opened
 
 QUICK = ["--rounds", "2", "--runs", "2", "--warmup", "1", "--attempts", "1", "--threads", "1", "--image-size", "16"]
@@ -132,6 +133,22 @@ def test_a_file_of_open_size_with_its_weights_beside_it_is_timed_at_the_size_tha
 def test_a_file_of_open_size_is_not_timed_at_a_size_that_nobody_asked_for(open_net):
     with pytest.raises(RecipeError, match="height and width of its images open; .*--image-size PIXELS"):
         run_bench([str(open_net)], rounds=2, runs=1)
+
+
+def test_a_size_that_no_file_can_be_timed_at_is_refused(build, make_onnx):
+    for word in (make_onnx("fp32"), f"{build}:int8.onnxruntime.cpu_x86"):
+        with pytest.raises(RecipeError, match=r"--image-size: found 99, but .* takes 16 x 16 pixels and no other size; leave it out"):
+            run_bench([str(word)], rounds=2, runs=1, size=99)
+
+
+@pytest.mark.parametrize("expected", [BACKENDS, RUNTIMES])
+def test_the_help_names_the_runtimes_that_an_error_expects(expected, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "400")
+    with pytest.raises(SystemExit):
+        main(["bench", "--help"])
+    (told,) = [line for line in capsys.readouterr().out.splitlines() if "--runtime" in line and "NAMES" in line]
+    here, there = re.findall(r"(?:here|on a device) ([a-z_, ]+?)\s+\[", told)
+    assert list(expected) == (here if expected is BACKENDS else there).split(", ")
 
 
 def test_a_file_whose_weights_lie_beside_it_is_not_sent_to_a_device_and_the_command_told_makes_one_file(open_net, tmp_path):

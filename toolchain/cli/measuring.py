@@ -18,9 +18,9 @@ def bench(
     on: Annotated[list[str] | None, typer.Option(
         "--on", metavar="DEVICE", help="Time them there: a device of devices.yaml; may stand several times.")] = None,
     runtime: Annotated[str | None, typer.Option(
-        "--runtime", metavar="NAMES", help="What runs .onnx files: here onnxruntime, openvino, or both with a comma  "
-        "\\[default: onnxruntime]; on a device onnxruntime, tensorrt, or both  \\[default: as devices.yaml says, else "
-        "TensorRT where it is]")] = None,
+        "--runtime", metavar="NAMES", help="What runs .onnx files, or several with commas: here onnxruntime, "
+        "tensorrt_rtx, tensorrt, openvino  \\[default: onnxruntime]; on a device onnxruntime, tensorrt  \\[default: as "
+        "devices.yaml says, else TensorRT where it is]")] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images of one run.")] = 1,
     threads: Annotated[int | None, typer.Option(
         "--threads", min=1, help="CPU threads  \\[default: the physical cores]")] = None,

@@ -110,3 +110,15 @@ def write_onnx(model: ir.Model, path: Path, lean: bool = False) -> None:
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:200] if lines else type(error).__name__
+
+
+def image_sides(path: Path) -> list[int | None]:
+    """Height and width of the images that the network in `path` takes; None: left open. Empty: not told, or no network.
+    """
+    try:
+        graph = onnx.load(path, format="protobuf", load_external_data=False).graph
+    except (DecodeError, ValueError):
+        return []
+    weights = {tensor.name for tensor in graph.initializer}
+    given = next((one.type.tensor_type.shape.dim for one in graph.input if one.name not in weights), ())
+    return [side.dim_value if side.HasField("dim_value") else None for side in list(given)[2:]]

@@ -189,17 +189,3 @@ def weight_files(path: Path) -> list[Path]:
     if absent:
         raise EngineError(f"{path}: its weights lie in {', '.join(absent)}, which is not in its folder; copy it there")
     return found
-
-
-def open_sides(path: Path) -> bool:
-    """Whether an ONNX file leaves the height or width of its images open. False for what is no such file."""
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        graph = onnx.load(path, format="protobuf", load_external_data=False).graph
-    except (DecodeError, ValueError):
-        return False
-    weights = {tensor.name for tensor in graph.initializer}
-    given = next((one.type.tensor_type.shape.dim for one in graph.input if one.name not in weights), ())
-    return any(not side.HasField("dim_value") for side in list(given)[2:])
