@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import sys
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,8 +34,10 @@ def run_ship(
     """
     from toolchain.ship.gather import gathered
     from toolchain.ship.keys import chosen, locked, open_private
-    from toolchain.ship.pack import write_bundle
+    from toolchain.ship.pack import refuse_replaced, write_bundle
 
+    if out is not None:
+        refuse_replaced(out)
     folder = _folder(keys)
     signer = chosen(folder, key)
     content, files = gathered(run, engine, portable, anyway, device)
@@ -87,17 +89,26 @@ def refuse_missing(path: Path) -> None:
 
 
 def run_keys_new(
-    name: str, expires: date | None = None, ask: bool = False, keys: Path | None = None,
+    name: str, expires: date | str | None = None, ask: bool = False, keys: Path | None = None,
     passphrase_file: Path | None = None,
 ) -> None:
-    """Make a key pair and print where it lies. expires: default in a year. Raises RecipeError."""
+    """Make a key pair and print where it lies. expires: a date, or one as 2027-12-31; default in a year. Raises
+    RecipeError.
+    """
     from toolchain.ship.keys import new_key
 
-    folder = _folder(keys)
+    folder, last = _folder(keys), _day(expires) if isinstance(expires, str) else expires
     words = _passphrase(passphrase_file, ask, repeat=True)
-    key = new_key(folder, name, expires or date.today() + timedelta(days=VALID_DAYS), words)
+    key = new_key(folder, name, last or date.today() + timedelta(days=VALID_DAYS), words)
     print(f"{folder / name}.key signs bundles until {key.expires}; keep it here and to yourself\n"
           f"{folder / name}.pub ({key.key_id}) is for those who verify them: toolchain keys trust {name}.pub")
+
+
+def _day(text: str) -> date:
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").date()
+    except ValueError:
+        raise RecipeError(f"found --expires {text}, expected a day as year-month-day, such as 2027-12-31") from None
 
 
 def run_keys_list(keys: Path | None = None) -> None:

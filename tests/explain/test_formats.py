@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from toolchain.cli import main
 from toolchain.explain.formats import number_formats, pattern, rounded, truncated_bf16
 from toolchain.explain.table import as_data, corrections
 
@@ -70,3 +71,9 @@ def test_the_data_can_be_written_as_strict_json() -> None:
     data = json.loads(json.dumps(as_data(), allow_nan=False))
     assert data["examples"][0]["fp16"] == {"bits": "0x0000", "value": 0.0}
     assert {f["name"] for f in data["formats"]} >= {"fp32", "tf32", "fp16", "bf16", "fp8_e4m3", "fp8_e5m2", "int8", "int4"}
+
+
+def test_another_topic_is_told_with_the_one_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["explain", "foo"])
+    assert stop.value.code == 2 and "found the topic 'foo', expected formats: toolchain explain formats" in capsys.readouterr().err

@@ -82,3 +82,10 @@ def test_a_damaged_key_is_listed_beside_the_others_and_keeps_no_bundle_out(
     assert f"toolchain keys trust {keys}/workshop.pub --replace" in shown
     assert call(capsys, "keys", "trust", keys / "workshop.pub", "--replace")[0] == 0
     assert call(capsys, "verify", bundle)[0] == 0
+
+
+@pytest.mark.parametrize("day", ["tomorrow", "2027-02-30", "31.12.2027", ""])
+def test_a_last_day_that_is_none_is_told_with_an_example(day: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, shown = call(capsys, "keys", "new", "vault", "--expires", day, "--keys", tmp_path / "keys")
+    assert code == 2 and f"found --expires {day}, expected a day as year-month-day, such as 2027-12-31" in shown
+    assert not (tmp_path / "keys").exists()

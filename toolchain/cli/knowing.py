@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -30,7 +30,7 @@ def doctor(json_: Annotated[bool, typer.Option("--json", help="Print the facts a
 
 @app.command(rich_help_panel="Know")
 def explain(
-    topic: Annotated[Literal["formats"], typer.Argument(metavar="TOPIC", help="formats")],
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="formats")],
     recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="Whose network is shown in them.")] = None,
     set_: SetOption = None, imports: ImportOption = None, data_root: RootOption = None, out: OutOption = None,
     cache: CacheOption = None, json_: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
@@ -40,5 +40,9 @@ def explain(
     With RECIPE: what its student in --out, or a fresh one, would lose in each, layer by layer. Nothing is trained.
     """
     from toolchain.commands import run_explain_formats
+    from toolchain.errors import RecipeError
+
+    if topic != "formats":
+        raise RecipeError(f"found the topic '{topic}', expected formats: toolchain explain formats")
 
     run_explain_formats(recipe, set_ or [], imports or [], data_root, out, cache, json_)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -74,8 +73,8 @@ def verify(
 @keys.command("new")
 def keys_new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it, such as workshop")],
-    expires: Annotated[datetime | None, typer.Option(
-        "--expires", formats=["%Y-%m-%d"], metavar="DATE", help="Last day it counts  \\[default: in a year]")] = None,
+    expires: Annotated[str | None, typer.Option(
+        "--expires", metavar="DATE", help="Last day it counts, such as 2027-12-31  \\[default: in a year]")] = None,
     passphrase: Annotated[bool, typer.Option("--passphrase", help="Ask for a passphrase to lock it with.")] = False,
     key_folder: KeysOption = None, passphrase_file: PassphraseOption = None,
 ) -> None:
@@ -86,7 +85,7 @@ def keys_new(
     """
     from toolchain.commands_ship import run_keys_new
 
-    run_keys_new(name, expires and expires.date(), passphrase, key_folder, passphrase_file)
+    run_keys_new(name, expires, passphrase, key_folder, passphrase_file)
 
 
 @keys.command("list")
