@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from toolchain.engines.cpu import cpu_target
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 GATE = re.findall(r"<!-- ci:\w+ -->\n```bash\n(.*?)```", README, re.S)  # run by .ci/run, in a fresh environment
@@ -19,6 +21,7 @@ PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 YAML = re.findall(r"```yaml\n(.*?)```", README, re.S)
 QUICK = "train.epochs=1 measure.rounds=2 measure.runs_per_round=3 measure.warmup=2 measure.throughput_batches=[1]"
 NARROW = "model.width=0.125"
+LEFT_BEHIND = f"build/digits_independent/onnx/model.fp32.{cpu_target()}.onnx"  # by an earlier command, and a small one
 SHORTER = {  # the same command with less work: a README command may train for minutes, a test may not
     "toolchain build recipes/distill/digits": QUICK,
     "toolchain study": "--dry-run",  # it takes minutes; tests/e2e/test_distill.py builds rows of the one on digits
@@ -26,6 +29,8 @@ SHORTER = {  # the same command with less work: a README command may train for m
     "toolchain build recipes/vgg11_pruned.yaml": f"{QUICK} prune.finetune.epochs=1",
     "toolchain build recipes/resnet18_ptq.yaml": QUICK,
     "toolchain build recipes/vgg11_cifar10_int8.yaml": f"{QUICK} {NARROW} quantize.calibration.images=16",
+    "toolchain build recipes/own_onnx_digits.yaml": f"{QUICK.split(' ', 1)[1]} quantize.calibration.images=16 "
+                                                    f"model.onnx={LEFT_BEHIND}",
     "toolchain build recipes/own_onnx.yaml": f"{QUICK.split(' ', 1)[1]} quantize.calibration.images=16",
     "toolchain bench": "--rounds=2 --runs=2 --attempts=1",
     "ACCELERATE_USE_CPU=true accelerate": f"{QUICK} model.width=0.25 prune.finetune.epochs=1",

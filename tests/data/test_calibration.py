@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from toolchain.commands import run_calib
 from toolchain.data import load_dataset
 from toolchain.data.calibration import balanced_order, calibration_images, check_disjoint, draw_calibration
 from toolchain.data.calibration_set import read_calibration_set, write_calibration_set
@@ -48,6 +49,11 @@ def test_more_than_train_has_is_refused_with_both_numbers(digits):
     with pytest.raises(DataError, match="train has 1294 images .* but 2000 are asked for"):
         draw_calibration(digits, 2000, seed=0)
     assert len(draw_calibration(digits, 1294, seed=0)[0]) == 1294
+
+
+def test_the_command_that_makes_a_set_names_the_option_it_was_given(tmp_path):
+    with pytest.raises(DataError, match=r"99999 are asked for calibration; ask for fewer \(--images\)"):
+        run_calib(SHIPPED.parents[1] / "recipes" / "vgg11_int8.yaml", images=99999, out=tmp_path / "set")
 
 
 def with_copies():

@@ -40,10 +40,13 @@ def calibration_images(
     return drawn, where
 
 
-def draw_calibration(dataset: Dataset, images: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def draw_calibration(
+    dataset: Dataset, images: int, seed: int, asked_by: str = "quantize.calibration.images"
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """(uint8 (images, S, S, 3), labels int64 (images,)) from train, shuffled, as equal per class as can be.
 
-    An image of train whose pixels also stand in test is passed over. Raises DataError when train has too few.
+    An image of train whose pixels also stand in test is passed over. Raises DataError when train has too few, which
+    names the field or option `asked_by` that says how many.
     """
     train = dataset.train
     order = balanced_order(train.labels, seed)
@@ -62,7 +65,7 @@ def draw_calibration(dataset: Dataset, images: int, seed: int) -> tuple[NDArray[
             pixels = [train.images(chunk) for chunk in np.array_split(rows, -(-images // CHUNK))]
             return np.concatenate(pixels), train.labels[rows]
     raise DataError(f"data: train has {len(train)} images that are not in test or val, but {images} are asked for "
-                    "calibration; ask for fewer (quantize.calibration.images)")
+                    f"calibration; ask for fewer ({asked_by})")
 
 
 def balanced_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
