@@ -34,8 +34,8 @@ def device_add(
 ) -> None:
     """Write a device into devices.yaml. Nothing is contacted: `device probe` does that first.
 
-    Every command that does enters it with SSH keys alone, and only if its host key is
-    known; `device probe` shows one that is not, with the line that accepts it.
+    Commands that contact it enter with SSH keys alone, and only if its host key
+    is known; `device probe` shows one that is not, with the line that accepts it.
 
     \b
       toolchain device add orin ssh://nvidia@192.168.55.1
@@ -93,9 +93,9 @@ def device_keys(
 ) -> None:
     """Show whose bundles devices accept, revoke a key there, or trust one.
 
-    `deploy` has a device trust the key of the bundle it brings, and says so: who may
-    enter by SSH decides. A key that was revoked there it does not bring back: that
-    takes --trust. What is deployed already stays in use.
+    `deploy` has a device trust the key of the bundle it brings, and says so: who
+    may enter by SSH decides. It refuses a key that was revoked there until that
+    is trusted by --trust. What is deployed already stays in use.
     """
     from toolchain.commands_devices import run_device_keys
 
