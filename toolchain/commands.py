@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from toolchain.errors import EngineError, LimitsNotHeld, RecipeError, ToolchainError
-from toolchain.recipe.inputs import refuse_missing_files
+from toolchain.errors import EngineError, LimitsNotHeld, RecipeError
 from toolchain.recipe.load import data_roots, load_recipe
 from toolchain.recipe.schema import Recipe
 from toolchain.workdir import WorkDir, locked, rank
@@ -16,18 +14,10 @@ from toolchain.workdir import WorkDir, locked, rank
 
 def open_recipe(path: Path, overrides: Sequence[str] = (), imports: Sequence[Path] = ()) -> Recipe:
     """The validated recipe. imports: Python files whose MODELS dict adds networks; they are run. Raises RecipeError."""
-    return load_recipe(path, overrides, _imported(imports))
+    return load_recipe(path, overrides, imported(imports))
 
 
-def run_validate(path: Path, overrides: Sequence[str] = (), imports: Sequence[Path] = ()) -> None:
-    """Print that the recipe in `path` can be built as far as it and the files it names tell. Raises RecipeError,
-    DataError."""
-    recipe = open_recipe(path, overrides, imports)
-    refuse_missing_files(path, recipe, overrides)
-    print(f"{path}: valid recipe '{recipe.name}'")
-
-
-def _imported(imports: Sequence[Path]) -> list[str]:
+def imported(imports: Sequence[Path]) -> list[str]:
     """Names of the networks that these files add; the files are run."""
     names: list[str] = []
     for file in imports:
@@ -52,10 +42,11 @@ def run_build(
     from toolchain.build import build
     from toolchain.console import log, set_quiet
     from toolchain.devices.file import chosen, devices_file
+    from toolchain.steps.early import refuse_early
 
     set_quiet(quiet or rank() != 0)
     recipe = open_recipe(path, overrides, imports)
-    refuse_missing_files(path, recipe, overrides)
+    refuse_early(path, recipe, overrides, here=True)
     asked = chosen(devices_file(devices), on) if on else {}
     work = WorkDir(out or Path("build") / recipe.name, cache)
     if rank() != 0:
@@ -96,38 +87,6 @@ def run_build(
     return 0
 
 
-def run_plan(
-    path: Path, overrides: Sequence[str] = (), imports: Sequence[Path] = (), data_root: Path | None = None,
-    out: Path | None = None, cache: Path | None = None,
-) -> int:
-    """Print the stages of a build without running one. Returns 0, or the exit code of what is missing."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from toolchain.build import build
-
-    recipe = open_recipe(path, overrides, imports)
-    work = WorkDir(out or Path("build") / recipe.name, cache, dry=True)
-    missing: ToolchainError | None = None
-    try:
-        refuse_missing_files(path, recipe, overrides)
-        build(recipe, work, path.parent, data_roots(path, data_root), imports)
-    except ToolchainError as error:
-        missing = error
-    title = f"{recipe.name} in {work.out}"
-    table = Table("stage", "key", "state", "needs", box=None, title=title, title_justify="left")
-    for stage in work.stages:
-        table.add_row(stage.name, stage.key[:12], "cached" if stage.cached else "to do", ", ".join(stage.needs))
-    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
-    console.print(table)
-    to_do = sum(not stage.cached for stage in work.stages)
-    if missing:
-        print(f"missing: {missing}")
-        return missing.exit_code
-    print(f"{to_do} of {len(work.stages)} stages to do" if to_do else "nothing to do: every stage is cached")
-    return 0
-
-
 def run_study(
     path: Path, overrides: Sequence[str] = (), imports: Sequence[Path] = (), data_root: Path | None = None,
     out: Path | None = None, quiet: bool = False, dry_run: bool = False,
@@ -146,7 +105,7 @@ def run_study(
     set_quiet(quiet or rank() != 0)
     file = load_study(path)
     folder = out or Path("build") / file.study.name
-    runs = plan_runs(file, folder, overrides, data_root, imports, _imported(imports))
+    runs = plan_runs(file, folder, overrides, data_root, imports, imported(imports))
     if dry_run:
         print_plan(f"{file.study.name} in {folder}", stages_to_do(runs, imports))
         return 0
@@ -176,7 +135,7 @@ def run_compare(
     from toolchain.steps.compare_table import print_comparison
     from toolchain.steps.contestants import find_contestants, shared_test_set
 
-    known = _imported(imports)
+    known = imported(imports)
     everyone = find_contestants([teacher, *students], engine)
     source = load_recipe(recipe, (), known) if recipe else None
     dataset = shared_test_set(everyone, (recipe, source) if recipe and source else None, data_root)

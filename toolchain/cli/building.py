@@ -43,19 +43,23 @@ def build(
 def plan(
     recipe: RecipeArgument, out: OutOption = None, set_: SetOption = None, imports: ImportOption = None,
     data_root: RootOption = None, cache: CacheOption = None,
+    needs: Annotated[bool, typer.Option("--needs", help="Also each stage's key, and what it reads.")] = False,
 ) -> None:
-    """Show what `build` would do: the stages, which are cached, what each needs and what is missing."""
-    from toolchain.commands import run_plan
+    """Show what `build` would do: the stages, which are cached, what it would download and what is missing."""
+    from toolchain.commands_plan import run_plan
 
-    raise typer.Exit(run_plan(recipe, set_ or [], imports or [], data_root, out, cache))
+    raise typer.Exit(run_plan(recipe, set_ or [], imports or [], data_root, out, cache, needs))
 
 
 @app.command(rich_help_panel="Build")
-def validate(recipe: RecipeArgument, set_: SetOption = None, imports: ImportOption = None) -> None:
-    """Check RECIPE and name every mistake at once: file, line, field, value, what is allowed."""
-    from toolchain.commands import run_validate
+def validate(
+    recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...", help="YAML files; one or several")],
+    set_: SetOption = None, imports: ImportOption = None,
+) -> None:
+    """Check each RECIPE and name every mistake at once: file, line, field, value, what is allowed."""
+    from toolchain.commands_plan import run_validate
 
-    run_validate(recipe, set_ or [], imports or [])
+    run_validate(recipes, set_ or [], imports or [])
 
 
 @app.command(rich_help_panel="Build")

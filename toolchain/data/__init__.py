@@ -16,7 +16,7 @@ from toolchain.recipe.schema import DataSection
 if TYPE_CHECKING:
     from toolchain.data.dataset import Dataset, Split, batches, load_dataset
 
-__all__ = ["SOURCES", "Dataset", "Split", "batches", "fingerprint", "load_dataset", "source_module"]
+__all__ = ["SOURCES", "Dataset", "Split", "batches", "fingerprint", "load_dataset", "source_module", "to_download"]
 
 SOURCES = {
     "digits": "toolchain.data.digits",
@@ -38,6 +38,12 @@ def fingerprint(cfg: DataSection, roots: Sequence[Path]) -> str:
     roots: folders in which relative paths are looked up, in order. Raises DataError when a file is missing.
     """
     return source_module(cfg.source).fingerprint(cfg, roots)  # type: ignore[attr-defined]
+
+
+def to_download(cfg: DataSection, roots: Sequence[Path]) -> Path | None:
+    """The folder that a build will download this dataset into; None where it is on disk, or never comes by itself."""
+    find = getattr(source_module(cfg.source), "to_download", None)  # type: ignore[attr-defined]
+    return find(cfg, roots) if find else None
 
 
 def __getattr__(name: str) -> Any:

@@ -62,6 +62,12 @@ def statistics(cfg: Cifar10 | Cifar100) -> tuple[Triple, Triple]:
     return MEAN, STD
 
 
+def to_download(cfg: Cifar10 | Cifar100, roots: Sequence[Path]) -> Path | None:
+    """The first root, where the set lies under none."""
+    here = (f"{cfg.source}.npz", ORIGINALS[cfg.source][0])
+    return None if any((root / name).exists() for root in roots for name in here) else roots[0]
+
+
 def _arrays(name: str, roots: Sequence[Path]) -> Arrays:
     folder = ORIGINALS[name][0]
     for root in roots:

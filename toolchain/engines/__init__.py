@@ -5,6 +5,7 @@ A backend module is light: it decides what can be built and run, and imports its
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
@@ -40,6 +41,25 @@ def default_engines() -> list[Engine]:
     adapter: TypeAdapter[Engine] = TypeAdapter(Engine)
     modules = [backend(runtime) for runtime in BACKENDS]
     return [adapter.validate_python(cfg) for m in modules if m.missing() is None for cfg in m.default_engines()]
+
+
+def by_name(asked: Sequence[Engine]) -> dict[str, Engine]:
+    """The engines by name ("int8.onnxruntime.cpu_x86"), each with its target filled in. Raises RecipeError for one
+    that stands there twice."""
+    if again := repeated(asked):
+        raise RecipeError(next(iter(again.values())))
+    return {_name(engine): engine for one in asked for engine in [backend(one.runtime).targets(one)]}
+
+
+def repeated(asked: Sequence[Engine]) -> dict[int, str]:
+    """What is wrong with each engine, by its place in the list, that stands there before already."""
+    names = [_name(backend(one.runtime).targets(one)) for one in asked]
+    return {index: f"engines.{index}: {name} stands in the list twice; remove one"
+            for index, name in enumerate(names) if name in names[:index]}
+
+
+def _name(engine: Engine) -> str:
+    return f"{engine.precision}.{engine.runtime}.{engine.target}"
 
 
 def load_engine(folder: Path, threads: int | None = None) -> AbstractContextManager[Loaded]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from toolchain.errors import DataError
 from toolchain.recipe.schema import Recipe
-from toolchain.recipe.yaml_file import read_yaml
+from toolchain.recipe.yaml_file import Where, read_yaml
 
 SET = ("quantize", "calibration", "set")
 MANIFEST = "manifest.json"  # what makes a folder a calibration set
@@ -33,13 +33,15 @@ def refuse_missing_set(recipe: Recipe, base: Path, place: str = "") -> None:
 
 def refuse_missing_files(path: Path, recipe: Recipe, overrides: Sequence[str] = ()) -> None:
     """The same for the recipe in the file `path`; the message names the line, or the override. Raises DataError."""
-    refuse_missing_set(recipe, path.parent, _place(path, overrides))
+    refuse_missing_set(recipe, path.parent, place(path, overrides, SET))
 
 
-def _place(path: Path, overrides: Sequence[str]) -> str:
+def place(path: Path, overrides: Sequence[str], field: Where) -> str:
+    """Where the recipe's field is written: in an override, on a line (its own, or else its section's), or nowhere."""
     for override in reversed(overrides):
         keys = tuple(override.partition("=")[0].strip().split("."))
-        if keys == SET[: len(keys)]:
+        if keys == tuple(map(str, field[: len(keys)])):
             return f"--set {override}"
-    line = read_yaml(path)[1].get(SET)
+    lines = read_yaml(path)[1]
+    line = next((lines[field[:depth]] for depth in range(len(field), 0, -1) if field[:depth] in lines), None)
     return f"{path}:{line}" if line else str(path)

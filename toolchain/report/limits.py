@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from toolchain.recipe.limits import AGAINST_FP32, asked_by_name
 from toolchain.recipe.schema import PRECISIONS, Holds, Limits
 from toolchain.report.contract import EQUAL
 from toolchain.report.part import Speedup
@@ -93,8 +94,7 @@ def find(limit: str, engine: EngineResult, engines: Sequence[EngineResult]) -> f
 def _reason(limit: str, engine: EngineResult, engines: Sequence[EngineResult]) -> str:
     if not engine.measured and not RULES[limit].is_size:
         return str(engine.reason)
-    needs_fp32 = limit in ("top1_drop", "agreement", "speedup", "faster")
-    if needs_fp32 and fp32_reference(engine, engines) is None:
+    if limit in AGAINST_FP32 and not RULES[limit].is_size and fp32_reference(engine, engines) is None:
         return "no FP32 engine was measured to compare with"
     if limit == "weight_bytes" and fp32_weight_bytes(engine, engines) is None:
         return "no FP32 engine to compare with"
@@ -158,13 +158,13 @@ def _asked(limits: Limits, precision: str) -> Iterable[tuple[str, float, bool]]:
     A section's own default holds unless the recipe says otherwise, there or flat, and asks for nothing by name.
     """
     own: Holds = getattr(limits, precision)
+    by_name = asked_by_name(limits, precision)
     for limit in RULES:
-        default = type(own).model_fields[limit].default
         written, flat, value = limit in own.model_fields_set, getattr(limits, limit), getattr(own, limit)
         if not written and flat is not None and precision != "fp32":
             value = flat
         if value is not None and value is not False:
-            yield limit, float(value), written and value != default
+            yield limit, float(value), limit in by_name
 
 
 def _check_precision(precision: str, limit: str, asked: float, own: bool,

@@ -119,11 +119,13 @@ def limit_line(result: LimitResult) -> Text:
 
 
 def limit_lines(results: Sequence[LimitResult]) -> list[Text]:
-    """Every broken limit, then one line that counts those held and one for those not checked."""
+    """Every broken limit, then one line that counts those held, beside those that are not, and one for those not
+    checked."""
     lines = [limit_line(r) for r in results if r.held is False]
+    others = f", {len(lines)} not" if lines else ""
     held, unchecked = ([r for r in results if r.held is state] for state in (True, None))
     if held:
-        lines.append(Text.assemble((" ✓ ", "green"), f"{len(held)} held"))
+        lines.append(Text.assemble((" ✓ ", "green"), f"{len(held)} held{others}"))
     if unchecked:
         reasons = "; ".join(dict.fromkeys(str(r.reason) for r in unchecked))
         lines.append(Text(f" – {len(unchecked)} not checked here ({reasons})", style="dim"))

@@ -6,8 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from toolchain.engines import backend, default_engines
-from toolchain.errors import RecipeError
+from toolchain.engines import backend, by_name, default_engines
 from toolchain.recipe.schema import Engine, Gpfq, Recipe
 from toolchain.steps.graphs import converted, exported
 from toolchain.steps.job import Job, plain
@@ -20,16 +19,9 @@ def choose_engines(recipe: Recipe) -> dict[str, Engine]:
     Raises MissingPackage, EngineError or RecipeError for what cannot be built, before any work is done.
     """
     chosen = recipe.engines if recipe.engines is not None else _default_engines(recipe)
-    engines: dict[str, Engine] = {}
-    for index, asked in enumerate(chosen):
-        runtime = backend(asked.runtime)
-        runtime.refuse(asked)
-        engine = runtime.targets(asked)
-        name = f"{engine.precision}.{engine.runtime}.{engine.target}"
-        if name in engines:
-            raise RecipeError(f"engines.{index}: {name} stands in the list twice; remove one")
-        engines[name] = engine
-    return engines
+    for asked in chosen:
+        backend(asked.runtime).refuse(asked)
+    return by_name(chosen)
 
 
 def _default_engines(recipe: Recipe) -> list[Engine]:
