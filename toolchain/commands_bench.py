@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolchain.errors import RecipeError, ToolchainError
-from toolchain.files import deliver
+from toolchain.files import deliver, json_with, refuse_other
 from toolchain.runner.probe import RUNTIMES
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ def run_bench(
     from toolchain.engines.cpu import cores
     from toolchain.steps.benching import find_entries
 
+    if json_file:
+        refuse_other(json_file, "figures of `bench` in JSON", _of_bench)
     if not on and threads and threads > cores():
         raise RecipeError(f"--threads: found {threads}, but this process has {cores()} cores; more threads than cores "
                           f"wait for each other; expected 1 to {cores()}")
@@ -67,6 +69,12 @@ def run_bench(
         print(f"timed at {size} x {size} pixels, as --image-size says: {', '.join(sized)}")
     refuse_failed(found)
     return [row for told in done.values() for row in told["rows"]]
+
+
+def _of_bench(content: bytes) -> bool:
+    """Whether a file is what `json_file` was before: of one machine, or of several devices."""
+    return json_with("rows", "runs_per_round")(content) or (
+        json_with("schema_version", "devices")(content) and not json_with("recipe")(content))
 
 
 def _show(rows: Sequence[dict[str, Any]], of_onnx: bool, told: str) -> None:

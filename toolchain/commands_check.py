@@ -25,10 +25,14 @@ def run_baseline(folder: Path, out: Path | None = None, device: str | None = Non
 
     Returns the file. Raises DataError, DigestMismatch or WorkDirError; DeviceError where golden answers failed there.
     """
-    from toolchain.check.baseline import default_file, make_baseline
+    from toolchain.check.baseline import default_file, make_baseline, refuse_replaced
 
+    if out and out != STDOUT:
+        refuse_replaced(out)
     run = _run(folder, device)
     file, baseline = out or default_file(run), make_baseline(run)
+    if out is None:
+        refuse_replaced(file)
     text = baseline.to_json()
     same = file != STDOUT and file.is_file() and file.read_bytes() == text.encode()
     _deliver(file, text)
@@ -61,11 +65,12 @@ def run_check(
     from toolchain.check.console_table import print_verdict
     from toolchain.check.finding import Tolerances
     from toolchain.check.judge import check, notices
-    from toolchain.check.verdict import Verdict, to_annotations, to_json, to_junit, to_markdown
+    from toolchain.check.verdict import Verdict, refuse_replaced, to_annotations, to_json, to_junit, to_markdown
 
     if junit == json_file == STDOUT:
         raise RecipeError("--junit - and --json -: only one of them can go to stdout; name a file for the other")
     asked = asked or Tolerances()
+    refuse_replaced(*(None if file == STDOUT else file for file in (json_file, junit)))
     run, before = _run(folder, device), load_baseline(baseline)
     name = f"{run.report.recipe.get('name')}{f' on {device}' if device else ''}"
     verdict = Verdict(name, str(baseline), asked, check(run, before, asked, baseline),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
-from toolchain.errors import WorkDirError
+from toolchain.errors import RecipeError, WorkDirError
 
 COPIED_AT_ONCE = 1 << 30  # bytes
+LOOKED_AT = 64 << 20  # bytes of a file that may be replaced; no JSON of ours is larger
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -40,6 +43,37 @@ def deliver(path: Path, text: str, other: str = "file") -> None:
         write_text(path, text)
     except OSError as error:
         raise WorkDirError(f"{path}: cannot be written ({error.strerror}); choose another {other}") from None
+
+
+def refuse_other(path: Path, kind: str, ours: Callable[[bytes], bool]) -> None:
+    """Keep a file that is of another kind than what would replace it. ours: whether a file's first 64 MiB are of the
+    `kind` that is written; an empty file, and what is no regular file, stand in nobody's way.
+
+    Raises RecipeError; WorkDirError where that cannot be told.
+    """
+    if not os.path.isfile(path):
+        return
+    try:
+        with path.open("rb") as file:
+            content = file.read(LOOKED_AT)
+    except OSError as error:
+        raise WorkDirError(f"{path}: cannot be read ({error.strerror}), so it is not replaced; choose another file"
+                           ) from None
+    if content and not ours(content):
+        raise RecipeError(f"{path}: exists and is not {kind}, which would replace it; choose another file, or delete "
+                          "this one")
+
+
+def json_with(*keys: str) -> Callable[[bytes], bool]:
+    """Whether a file is a JSON object with all of these keys."""
+    def holds(content: bytes) -> bool:
+        try:
+            found = json.loads(content)
+        except (ValueError, RecursionError):
+            return False
+        return isinstance(found, dict) and set(keys) <= set(found)
+
+    return holds
 
 
 def copy_whole(source: Path, target: Path) -> None:

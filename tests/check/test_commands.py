@@ -92,6 +92,34 @@ def test_what_cannot_be_read_or_written_is_said(run, baseline, tmp_path, capsys,
     assert "Traceback" not in said
 
 
+def test_only_a_file_of_its_own_kind_is_replaced(run, baseline, tmp_path, capsys, monkeypatch):
+    other, junit, verdict = tmp_path / "README.md", tmp_path / "j.xml", tmp_path / "c.json"
+    other.write_text("<testsuite> in a text")
+    for words in (("baseline", run, "-o", other), ("baseline", run, "-o", run / "report.json"),
+                  ("check", run, "--baseline", baseline, "--junit", baseline), ("check", run, "--baseline", baseline, "--json", other)):
+        before = words[-1].read_bytes()
+        ends(2, *words)
+        assert f"{words[-1]}: exists and is not " in capsys.readouterr().err and words[-1].read_bytes() == before
+    monkeypatch.chdir(tmp_path)
+    run_baseline(run)
+    (written,) = (tmp_path / "baselines").iterdir()
+    written.write_text("mine")
+    ends(2, "baseline", run)
+    for file in (junit, verdict, baseline):
+        file.write_text("" if file != baseline else baseline.read_text().replace('"schema_version": 1', '"schema_version": 0'))
+    for _ in range(2):  # once empty, once written by us
+        ends(0, "baseline", run, "-o", baseline)
+        ends(0, "check", run, "--baseline", baseline, "--junit", junit, "--json", verdict)
+
+
+def test_what_is_no_baseline_is_never_said_to_be_made_in_its_place(run, tmp_path, capsys):
+    for text in ("# Notes", '{"name": "mine"}', '{"schema_version": 1}'):
+        (tmp_path / "README.md").write_text(text)
+        ends(3, "check", run, "--baseline", tmp_path / "README.md")
+        said = capsys.readouterr().err
+        assert "name the file that `toolchain baseline` wrote" in said and " -o " not in said and "again" not in said
+
+
 def test_stdout_takes_one_of_the_files_and_people_read_stderr_then(run, baseline, capsys):
     capsys.readouterr()
     ends(0, "check", run, "--baseline", baseline, "--junit", "-", "--github")

@@ -48,6 +48,10 @@ def run(*words):
 def test_engines_of_a_build_and_an_onnx_file_stand_side_by_side_in_the_table_and_in_json(build, make_onnx, tmp_path, capsys):
     network = make_onnx("fp32")
     before = network.read_bytes()
+    (tmp_path / "bench.json").write_text('{"schema_version": 1, "devices": [], "recipe": {}}')
+    assert run(build, network, "--json", tmp_path / "bench.json") == 2
+    assert "bench.json: exists and is not figures of `bench`" in capsys.readouterr().err
+    (tmp_path / "bench.json").write_text('{"schema_version": 1, "devices": []}')  # its own, of several devices
     assert run(build, network, "--json", tmp_path / "bench.json") == 0
     told = capsys.readouterr()
     names = [f"{build}:fp32.onnxruntime.cpu_x86", f"{build}:int8.onnxruntime.cpu_x86", str(network)]

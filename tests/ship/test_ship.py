@@ -156,6 +156,18 @@ def test_what_cannot_be_is_told_in_a_sentence(
     assert (found, told in shown) == (code, True), shown
 
 
+def test_only_a_bundle_is_replaced_by_a_bundle(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for content in (b"# Mine", b"PK\3\4" + b"0" * 26 + b"photo.png"):
+        (tmp_path / "README.md").write_bytes(content)
+        code, shown = call(capsys, "ship", run, "--engine", "int8", "-o", tmp_path / "README.md")
+        assert code == 2 and "README.md: exists and is not a bundle" in shown and "delete this one" in shown
+        assert (tmp_path / "README.md").read_bytes() == content
+    (tmp_path / "empty").touch()
+    assert [call(capsys, "ship", run, "--engine", "int8", "-o", tmp_path / "empty")[0] for _ in range(2)] == [0, 0]
+    (tmp_path / "empty").write_bytes((tmp_path / "empty").read_bytes()[:200])  # a damaged one may be replaced
+    assert call(capsys, "ship", run, "--engine", "int8", "-o", tmp_path / "empty")[0] == 0
+
+
 def test_a_run_that_is_not_there_is_told_in_a_sentence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, shown = call(capsys, "ship", run.with_name("none"), "--engine", "int8")
     assert code == 2 and "none: no such folder" in shown and "expected the folder of a finished build" in shown

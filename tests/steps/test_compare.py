@@ -13,7 +13,7 @@ from toolchain.engines.record import EngineRecord
 from toolchain.errors import DataError, DigestMismatch, EngineError, RecipeError, ToolchainError
 from toolchain.published import write_origin
 from toolchain.report.schema import DataFacts, EngineResult, EnvironmentFacts, Report
-from toolchain.steps.compare import judged
+from toolchain.steps.compare import compare_builds, judged
 from toolchain.steps.compare_table import difference_lines, render_markdown, signed_nats
 from toolchain.steps.contestants import find_contestants, shared_test_set
 
@@ -117,6 +117,19 @@ def test_an_engine_that_the_report_is_not_about_is_refused(tmp_path: Path) -> No
     record = a / "engines" / FP32 / "engine.json"
     record.write_text(json.dumps({**json.loads(record.read_text()), "sha256": "f" * 64}))
     assert "ffffffffffffffff" in complaint(DigestMismatch, a, a)
+
+
+def test_files_of_no_comparison_are_not_overwritten(tmp_path: Path) -> None:
+    def refused(words: str) -> None:
+        with pytest.raises(RecipeError, match=words):
+            compare_builds(tmp_path, None, [], None, None, 0)  # type: ignore[arg-type]
+
+    (tmp_path / "gradcam.png").write_text("mine")
+    refused("has a gradcam.png that is of no comparison")
+    (tmp_path / "compare.json").write_text("{}")
+    refused("compare.json: exists and is not a comparison")
+    (tmp_path / "report.json").touch()
+    refused("is a build, whose files would be overwritten")
 
 
 def test_other_data_is_refused_by_name(tmp_path: Path) -> None:

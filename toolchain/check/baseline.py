@@ -18,12 +18,15 @@ from pydantic import Field, ValidationError, model_validator
 from toolchain.check.finished_run import Run
 from toolchain.check.pack import numbers, packed, read_numbers, unpacked
 from toolchain.errors import DataError, DeviceError
+from toolchain.files import json_with, refuse_other
 from toolchain.report.part import Bytes, Part, Percent, Positive
 from toolchain.report.schema import EngineResult, Report
 
 SCHEMA_VERSION: Literal[1] = 1
 LARGEST_FILE = 64 << 20  # bytes
 LARGEST_TEST_SET = 10_000_000
+OURS = json_with("recipe", "recipe_sha256")  # whatever its version, and where it was edited
+NAME_ONE = "name the file that `toolchain baseline` wrote"
 
 
 class Conditions(Part):
@@ -159,26 +162,34 @@ def default_file(run: Run) -> Path:
     return Path("baselines") / f"{run.report.recipe.get('name')}.{slug}.json"
 
 
+def refuse_replaced(path: Path) -> None:
+    """Raise RecipeError where a file is there that is no baseline; WorkDirError."""
+    refuse_other(path, "a baseline", OURS)
+
+
 def load_baseline(path: Path) -> Baseline:
     """Read a baseline. Raises DataError naming the file and every field that is not as it should be."""
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise DataError(f"{path}: {path.stat().st_size:,} bytes are no baseline; expected at most "
                                  f"{LARGEST_FILE:,}")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+        text = path.read_bytes()
+        content = json.loads(text.decode("utf-8"))
+    except FileNotFoundError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); make it with `toolchain baseline RUN "
                              f"-o {path}`") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); {NAME_ONE}") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON ({error}); restore it from git, or make it again with `toolchain "
-                             f"baseline RUN -o {path}`") from None
+        raise DataError(f"{path}: not JSON ({error}), as a baseline is; {NAME_ONE}, or restore it from git") from None
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
-        raise DataError(f"{path}: schema_version: found {version!r}, expected {SCHEMA_VERSION}; make the baseline "
-                             "again with this version")
+        raise DataError(f"{path}: schema_version: found {version!r}, expected {SCHEMA_VERSION}; "
+                        + ("make the baseline again with this version" if OURS(text) else NAME_ONE))
     try:
         return Baseline.model_validate(content)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}".lstrip(": ")
                           for e in error.errors()[:5])
-        raise DataError(f"{path}: {wrong}; restore it from git, or make it again") from None
+        raise DataError(f"{path}: {wrong}; "
+                        + ("restore it from git, or make it again" if OURS(text) else NAME_ONE)) from None

@@ -6,14 +6,17 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from xml.etree import ElementTree
 
 from toolchain.check.finding import Finding, Tolerances, overall
 from toolchain.check.paired import Outcome
+from toolchain.files import json_with, refuse_other
 
 MARKS: dict[Outcome, str] = {"regression": "✗", "not enough evidence": "?", "pass": "✓", "not judged": "–"}
 COMMANDS: dict[Outcome, str] = {"regression": "error", "not enough evidence": "warning"}
 ELEMENTS: dict[Outcome, str] = {"regression": "failure", "not enough evidence": "error", "not judged": "skipped"}
+XML_HEAD = 4096  # bytes in which the root element begins
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -40,6 +43,15 @@ class Verdict:
         """'vgg11_int8 against baselines/vgg11_int8.json: pass (41 pass, 5 not judged)'."""
         counts = ", ".join(f"{len(those)} {outcome}" for outcome in MARKS if (those := self.those(outcome)))
         return f"{self.name} against {self.baseline}: {self.outcome} ({counts or 'nothing to judge'})"
+
+
+def refuse_replaced(json_file: Path | None, junit: Path | None) -> None:
+    """Raise RecipeError where a file is there that no such verdict would replace; WorkDirError."""
+    if json_file:
+        refuse_other(json_file, "a verdict of `check` in JSON", json_with("outcome", "tolerances", "findings"))
+    if junit:
+        refuse_other(junit, "JUnit XML", lambda content: content.lstrip().startswith(b"<")
+                     and b"<testsuite" in content[:XML_HEAD])
 
 
 def to_json(verdict: Verdict) -> str:

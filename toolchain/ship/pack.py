@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.errors import BundleRefused, RecipeError, WorkDirError
-from toolchain.files import sha256_file
+from toolchain.files import refuse_other, sha256_file
 from toolchain.runner.bundle import (
     BLOCK,
     END,
     LARGEST_BUNDLE,
+    LOCAL,
     MANIFEST,
     MOST_FILES,
     SIGNATURE,
@@ -39,14 +40,21 @@ def manifest_text(content: Mapping[str, Any], files: Files, key: Key) -> bytes:
     return (json.dumps(whole, indent=1, sort_keys=True, allow_nan=False) + "\n").encode("ascii")
 
 
+def refuse_replaced(path: Path) -> None:
+    """Raise RecipeError where a file is there that is no bundle, be it a damaged one; WorkDirError."""
+    magic, name = b"PK\3\4", MANIFEST.encode()  # of the first file in it
+    refuse_other(path, "a bundle", lambda content: content.startswith(magic) and content.startswith(name, LOCAL.size))
+
+
 def write_bundle(
     path: Path, content: Mapping[str, Any], files: Files, key: Key, sign: Callable[[bytes], bytes]
 ) -> None:
     """Write the bundle at `path`, verified, or nothing. sign: bytes -> the Ed25519 signature of `key`.
 
-    Raises RecipeError (more than a bundle can hold), WorkDirError (it cannot be written), BundleRefused (its files do
-    not fit together).
+    Raises RecipeError (more than a bundle can hold; another file is there), WorkDirError (it cannot be written),
+    BundleRefused (its files do not fit together).
     """
+    refuse_replaced(path)
     manifest = manifest_text(content, files, key)
     everything = {**files, MANIFEST: manifest, SIGNATURE: bytes.fromhex(key.key_id) + sign(manifest)}
     if sum(map(_size, everything.values())) > LARGEST_BUNDLE - (1 << 20) or len(everything) > MOST_FILES:

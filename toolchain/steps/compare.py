@@ -14,7 +14,7 @@ from toolchain import console
 from toolchain.engines.protocol import Logits
 from toolchain.engines.record import read_record
 from toolchain.errors import RecipeError, TrainError, WorkDirError
-from toolchain.files import sha256_file, write_text
+from toolchain.files import json_with, refuse_other, sha256_file, write_text
 from toolchain.recipe.schema import Fidelity
 from toolchain.steps.compare_table import render_markdown
 from toolchain.steps.contestants import REPORT, Contestant, opened
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 SHEET = "gradcam.png"
+FILES = ("compare.json", "compare.md", "compare.npz", SHEET)
 BATCH = 64
 Labels = NDArray[np.int64]  # (N,)
 PerImage = dict[str, NDArray[Any]]  # "<network>.<quantity>" -> (N,)
@@ -46,11 +47,10 @@ def compare_builds(
     """Write compare.json, compare.md, compare.npz (values per test image) and gradcam.png into `folder`.
 
     Returns what compare.json holds. folder: exists. cfg: whether maps and jitter, and how; its teacher is not read.
-    seed: of the bootstrap and of the random networks. Raises RecipeError (`folder` is a build), DataError, EngineError,
-    TrainError, OnnxError, DigestMismatch, MissingPackage, WorkDirError.
+    seed: of the bootstrap and of the random networks. Raises RecipeError (`folder` holds other files), DataError,
+    EngineError, TrainError, OnnxError, DigestMismatch, MissingPackage, WorkDirError.
     """
-    if (folder / REPORT).exists():
-        raise RecipeError(f"--out {folder}: is a build, whose files would be overwritten; choose another folder")
+    _refuse_replaced(folder)
     everyone, labels = [teacher, *students], dataset.test.labels
     views = _views(everyone, cfg, dataset.preprocess.image_size)
     with opened(everyone, dataset) as engines:
@@ -67,6 +67,16 @@ def compare_builds(
              "jitter": plain(cfg.jitter) if cfg.jitter else None, "sheet": SHEET if shown else None, **found}
     _write(folder, found, {"labels": labels, **values}, views, dataset, cfg)
     return found
+
+
+def _refuse_replaced(folder: Path) -> None:
+    if (folder / REPORT).exists():
+        raise RecipeError(f"--out {folder}: is a build, whose files would be overwritten; choose another folder")
+    refuse_other(folder / FILES[0], "a comparison", json_with("teacher", "students", "differences"))
+    there = [name for name in FILES if (folder / name).exists()]
+    if there and FILES[0] not in there:
+        raise RecipeError(f"--out {folder}: has a {there[0]} that is of no comparison and would be overwritten; choose "
+                          "another folder, or delete it")
 
 
 def judged(
