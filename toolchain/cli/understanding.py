@@ -12,7 +12,9 @@ from toolchain.cli.options import CacheOption, ImportOption, OutOption, RecipeAr
 
 @app.command(rich_help_panel="Understand")
 def compare(
-    teacher: Annotated[str, typer.Argument(metavar="TEACHER", help="Build folder, DIR:ENGINE, or an .onnx file.")],
+    teacher: Annotated[str, typer.Argument(
+        metavar="TEACHER", help="Build folder, DIR:ENGINE (its name, or int8 if one int8 engine runs here), or an "
+                                ".onnx file.")],
     students: Annotated[list[str], typer.Argument(metavar="STUDENT", help="The same; as many as you like.")],
     engine: Annotated[str | None, typer.Option(
         "--engine", metavar="NAME",
