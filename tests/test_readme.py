@@ -26,7 +26,7 @@ SHORTER = {  # the same command with less work: a README command may train for m
     "toolchain build recipes/distill/digits": QUICK,
     "toolchain study": "--dry-run",  # it takes minutes; tests/e2e/test_distill.py builds rows of the one on digits
     "toolchain sensitivity": f"train.epochs=1 {NARROW}",
-    "toolchain build recipes/vgg11_pruned.yaml": f"{QUICK} {NARROW} prune.finetune.epochs=1",
+    "toolchain build recipes/vgg11_pruned.yaml": f"{QUICK} prune.finetune.epochs=1",
     "toolchain build recipes/resnet18_ptq.yaml": QUICK,
     "toolchain build recipes/vgg11_cifar10_int8.yaml": f"{QUICK} {NARROW} quantize.calibration.images=16",
     "toolchain build recipes/own_onnx_digits.yaml": f"{QUICK.split(' ', 1)[1]} quantize.calibration.images=16 "
