@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from toolchain.engines.batching import check_batch, check_input, in_batches
 from toolchain.engines.cpu import default_threads
+from toolchain.engines.open_shape import filled
 from toolchain.engines.protocol import Images, Logits
 from toolchain.engines.record import EngineRecord, describe, write_record
 from toolchain.errors import EngineError
@@ -139,10 +140,8 @@ def build_engine(onnx_path: Path, cfg: Any, folder: Path, info: dict[str, Any], 
     engine = folder / "engine.onnx"
     write_bytes(engine, onnx_path.read_bytes())
     model = read_model(engine)
-    opened = (1, 3, *[info.get("image_size") or -1] * 2)
-    shape = [want if found == -1 else found for want, found in zip(opened, shape_of(model), strict=False)]
     try:
-        compiled = compile_model(model, cfg.precision, 1, shape)
+        compiled = compile_model(model, cfg.precision, 1, filled(shape_of(model), info.get("image_size"), batch=1))
     except RuntimeError as error:
         raise EngineError(f"{engine}: OpenVINO {VERSION} refuses it: {short_reason(error)}") from None
     device = str(ov.Core().get_property("CPU", "FULL_DEVICE_NAME")).strip()

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from toolchain.engines.batching import check_batch, check_input, in_batches
 from toolchain.engines.cpu import cpu_name, default_threads
 from toolchain.engines.gpu import gpus
+from toolchain.engines.open_shape import filled
 from toolchain.engines.protocol import Images, Logits
 from toolchain.engines.record import EngineRecord, describe, write_record
 from toolchain.errors import EngineError
@@ -157,10 +158,9 @@ def realized_layers(path: Path, target: str, image_size: int | None = None) -> l
         options.profile_file_prefix = str(Path(scratch) / "profile")
         session = create_session(path, target, options)
         given = session.get_inputs()[0]
-        if image_size is None and not all(isinstance(d, int) for d in given.shape[1:]):
+        shape = filled([d if isinstance(d, int) else -1 for d in given.shape], image_size, batch=1)
+        if -1 in shape:
             raise EngineError(f"{path}: its input is {given.shape}, expected fixed channels, height and width")
-        shape = [d if isinstance(d, int) else (1, 3, image_size or 1)[min(i, 2)]
-                 for i, d in enumerate(given.shape)]
         try:
             session.run(None, {given.name: np.zeros(shape, np.float32)})
         except Exception as error:

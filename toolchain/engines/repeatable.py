@@ -26,18 +26,25 @@ def fix_addresses() -> bool:
     return now != -1 and personality(now | ADDR_NO_RANDOMIZE) != -1
 
 
-def take_turns() -> bool:
-    """Keep the threads of what this process executes next on the CPU it is on, none interrupting another, so that they
-    allocate in the same order, unless other work takes the CPU away at an odd moment.
+def addresses_are_fixed() -> bool:
+    """Whether this process was executed so: else not even a quiet machine makes builds repeat."""
+    try:
+        now = int(ctypes.CDLL(None).personality(ASK))
+    except (AttributeError, OSError, TypeError):
+        return False
+    return now != -1 and bool(now & ADDR_NO_RANDOMIZE)
 
-    False where the system does not allow it.
+
+def take_turns() -> None:
+    """Keep the threads of what this process executes next on the CPU it is on, none interrupting another, so that they
+    allocate in the same order, unless other work takes the CPU away at an odd moment. Where the system does not allow
+    it, nothing changes.
     """
     try:
         os.sched_setaffinity(0, {ctypes.CDLL(None).sched_getcpu()})
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     except (AttributeError, OSError, TypeError):  # not Linux, or forbidden
-        return False
-    return True
+        return
 
 
 if __name__ == "__main__":

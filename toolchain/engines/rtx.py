@@ -66,7 +66,7 @@ def default_engines() -> list[dict[str, Any]]:
 
 
 def build(onnx_path: Path, cfg: Any, folder: Path, info: dict[str, Any]) -> Path:
-    """Build in processes of their own until two gave the same bytes, so that a later build gives them too.
+    """Build in processes of their own until two gave the same bytes, so that later builds give them too.
 
     A file with 2:4 sparse layers is built with the sparse-weights flag.
     Raises EngineError with the builder's reason: unsupported operator, unsigned INT8, an empty or damaged file.
@@ -87,13 +87,14 @@ def build(onnx_path: Path, cfg: Any, folder: Path, info: dict[str, Any]) -> Path
 def agreed(job: Job, title: str) -> dict[str, Any]:
     """What run_build returns, of the first build whose bytes an earlier one had: mostly the second.
 
-    Even at fixed addresses a build that is interrupted at an odd moment names its internal tensors otherwise.
+    Even at fixed addresses a build that is interrupted at an odd moment names its internal tensors otherwise. Where
+    they cannot be fixed (some containers) every build may, so the first is kept.
     """
     seen: set[str] = set()
     for n in range(1, BUILDS + 1):
         built = run_build(job, title if n == 1 else f"{title}, again for equal bytes")
         digest = sha256_file(Path(job.engine))
-        if digest in seen:
+        if digest in seen or not built["repeatable"]:
             return built
         seen.add(digest)
     console.log(f"{title}: {BUILDS} builds gave {BUILDS} files that differ in TensorRT's names for internal tensors; "

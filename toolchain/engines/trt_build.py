@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from toolchain.engines.open_shape import filled
 from toolchain.engines.progress import Fraction
+from toolchain.engines.repeatable import addresses_are_fixed
 from toolchain.engines.trt_package import SHIFTED, UNSIGNED, Package, import_package, make_logger
 from toolchain.errors import EngineError, ToolchainError
 from toolchain.files import write_bytes
@@ -44,10 +46,11 @@ class Job:
 
 
 def build(job: Job, answers: TextIO) -> dict[str, Any]:
-    """Build and write the engine; returns {runtime_version, layers, sparse, inspected}.
+    """Build and write the engine; returns {runtime_version, layers, sparse, inspected, repeatable}.
 
     sparse: {"eligible", "chosen"}: layers for sparse tactics; None where this TensorRT does not tell. inspected: what
-    the engine inspector says, as text; None where no engine can be opened. Raises EngineError, MissingPackage.
+    the engine inspector says, as text; None where no engine can be opened. repeatable: at fixed addresses.
+    Raises EngineError, MissingPackage.
     """
     package = import_package(job.package)
     trt, log = package.trt, make_logger(package.trt)
@@ -87,7 +90,7 @@ def build(job: Job, answers: TextIO) -> dict[str, Any]:
         os.replace(mine, job.timing_cache)
     return {"runtime_version": str(trt.__version__), "layers": layers,
             "sparse": {"eligible": log.sparse.get("Found"), "chosen": log.sparse.get("Chose")},
-            "inspected": inspect(trt, log, serialized) if inspectable else None}
+            "inspected": inspect(trt, log, serialized) if inspectable else None, "repeatable": addresses_are_fixed()}
 
 
 def inspect(trt: Any, log: Any, serialized: Any) -> str | None:
@@ -182,12 +185,11 @@ def walk(network: Any) -> list[dict[str, Any]]:
 def fix_size(job: Job, network: Any) -> None:
     """Write job.image_size where the input leaves its size open. Raises EngineError where it is not known."""
     given = network.get_input(0)
-    shape = tuple(given.shape)
-    if job.image_size and len(shape) == 4:
-        sizes = (-1, 3, job.image_size, job.image_size)
-        shape = given.shape = tuple(size if found == -1 else found for size, found in zip(sizes, shape, strict=True))
+    shape = filled(given.shape, job.image_size)
     if -1 in shape[1:]:
         raise EngineError(f"{job.onnx}: its input is {shape}, expected fixed channels, height and width")
+    if shape != tuple(given.shape):
+        given.shape = shape
 
 
 def set_profile(job: Job, builder: Any, network: Any, config: Any) -> None:
