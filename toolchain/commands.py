@@ -54,8 +54,9 @@ def run_build(
         return 0
     if asked:
         from toolchain.devices.building import ask_first
+        from toolchain.steps.target import choose_engines
 
-        ask_first(asked, recipe.measure.threads)
+        ask_first(asked, recipe.measure.threads, choose_engines(recipe))
     with locked(work.out):
         report = build(recipe, work, path.parent, data_roots(path, data_root), imports)
         assert report is not None

@@ -23,6 +23,7 @@ from toolchain.devices.remote import ask
 from toolchain.devices.transport import Link
 from toolchain.errors import DeviceError
 from toolchain.files import sha256_file
+from toolchain.recipe.deploy import OpenVinoEngine, OrtEngine
 from toolchain.report.devices import DeviceResult
 from toolchain.steps.on_devices import wrong
 
@@ -151,17 +152,23 @@ def test_a_device_without_a_runtime_for_any_engine_is_told(device: Device, tmp_p
 
 def test_of_devices_that_are_asked_first_one_that_fails_stops_no_other(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     async def small(link: Near) -> dict[str, object]:
-        return {"cores": 2, "python": "3.10.12", "numpy": "1.26", "runtimes": {} if link.name == "bare" else {"onnxruntime": "1.20.0"}, "broken": {}}
+        runtimes = {} if link.name == "bare" else {"onnxruntime": "1.20.0"}
+        return {"cores": 2, "python": "3.10.12", "numpy": "1.26", "runtimes": runtimes, "broken": {}, "machine": "aarch64", "sm": 87}
 
     monkeypatch.setattr(building, "ready", small)
     monkeypatch.setattr(many, "Link", Near)
     monkeypatch.setattr(Near, "python", "python3", raising=False)
     monkeypatch.setattr(console, "_quiet", False)
     orin, bare = Device(host="orin"), Device(host="bare")
-    building.ask_first({"orin": orin, "bare": bare}, threads=2)
+    arm = {"int8": OrtEngine(runtime="onnxruntime", precision="int8", target="cpu_arm")}
+    building.ask_first({"orin": orin, "bare": bare}, 2, arm)
     assert "bare: has no runtime for python3" in (told := capsys.readouterr().err) and "asks it again at its end" in told
     with pytest.raises(DeviceError, match=r"2 of 2 devices failed:\n  orin: has 2 cores.*\n  bare: has no runtime.*\nnothing was built"):
-        building.ask_first({"orin": orin, "bare": bare}, threads=4)
+        building.ask_first({"orin": orin, "bare": bare}, 4, arm)
+    others = {"a": OrtEngine(runtime="onnxruntime", precision="int8", target="cpu_x86"), "b": OpenVinoEngine(runtime="openvino", precision="int8")}
+    with pytest.raises(DeviceError, match="orin: no engine of this build is for it: a: it is built for cpu_x86, and the device is aarch64; "
+                       "b: it runs in openvino, which is not installed there\nnothing was built"):
+        building.ask_first({"orin": orin}, 2, others)
 
 
 def test_two_names_of_one_machine_ask_the_same_there_and_both_get_it(

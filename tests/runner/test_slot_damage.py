@@ -107,6 +107,7 @@ def test_keys_are_listed_and_revoked_by_id_name_or_file(device: Path, bundle: Pa
     assert [one["file"] for one in call(capsys, device, "keys", "--remove", "junk.pub")[1]["removed"]] == ["junk.pub"]
     answer = call(capsys, device, "keys", "--remove", listed[1]["key_id"])[1]
     assert answer["keys"] == [] and len(answer["removed"]) == 2
+    assert [path.name for path in (device / "keys").iterdir()] == [f"{listed[1]['key_id']}.revoked"]  # so that no deploy brings it back
     assert call(capsys, device, "keys", "--remove", "workshop")[1]["removed"] == []  # said twice
     code, _, told = call(capsys, device, "install", bundle)
     assert code == 13 and f"trusted: none; to trust a key, put its .pub file into {device}/keys" in told

@@ -11,7 +11,7 @@ from typing import Any
 from toolchain.console import log
 from toolchain.devices.fetched import answers_are, latencies
 from toolchain.devices.file import Device
-from toolchain.devices.fit import hindrance
+from toolchain.devices.fit import builds_own, hindrance, unfit
 from toolchain.devices.many import each, refuse_failed
 from toolchain.devices.remote import job, job_again, needs, ready, send, with_id
 from toolchain.devices.transport import Link
@@ -19,9 +19,9 @@ from toolchain.engines.record import EngineRecord, read_record
 from toolchain.errors import DeviceError, EngineError, ToolchainError
 from toolchain.files import sha256_file
 from toolchain.measure.latency import speedup
+from toolchain.recipe.schema import Engine
 from toolchain.runner.rounds import summary
 
-TENSORRT = ("tensorrt", "tensorrt_rtx")  # whose ONNX files the device's TensorRT builds its own engine from
 PREDICTIONS, LATENCY = "predictions.npz", "latency.npz"
 FETCHES = 3  # of files that another command may replace meanwhile
 
@@ -49,11 +49,11 @@ class Judged:
     threads: int | None
 
 
-def ask_first(devices: Mapping[str, Device], threads: int | None) -> None:
+def ask_first(devices: Mapping[str, Device], threads: int | None, engines: Mapping[str, Engine]) -> None:
     """Ask devices, before hours are spent here, what would stop them afterwards. One of several that fails is told,
     and asked again when it is its turn. Raises DeviceError where all do.
     """
-    found = each(devices, lambda link: _able(link, threads))
+    found = each(devices, lambda link: _suits(link, threads, engines))
     failed = {name: error for name, error in found.items() if isinstance(error, ToolchainError)}
     if len(failed) == len(found):
         try:
@@ -75,8 +75,7 @@ async def build(link: Link, asked: Sequence[Portable], on: Judged, folder: Path)
     facts = await _able(link, on.threads)
     own, left_out = _own(asked, facts)
     if not own:
-        raise EngineError(f"{link.name}: no engine of this build is for it: "
-                          + "; ".join(f"{name}: {why}" for name, why in left_out.items()))
+        raise _none_for(link, left_out)
     golden = {name: {"logits": sha256_file(one.logits), "tolerance": one.tolerance}
               for name, (one, _) in own.items() if one.logits}
     content: dict[str, Any] = {
@@ -112,6 +111,17 @@ async def build(link: Link, asked: Sequence[Portable], on: Judged, folder: Path)
     return {"name": link.name, "machine": machine, "batch": timed["batch"], "threads": timed["threads"],
             "engines": engines, "left_out": left_out, "machine_settings": timed["conditions"]["after"],
             "environment": dict(facts), "files": {name: sha256_file(folder / name) for name in (PREDICTIONS, LATENCY)}}
+
+
+async def _suits(link: Link, threads: int | None, engines: Mapping[str, Engine]) -> None:
+    """Raise what `_able` does, and EngineError where the device can run none of these engines."""
+    if why := unfit(engines, await _able(link, threads)):
+        raise _none_for(link, why)
+
+
+def _none_for(link: Link, why: Mapping[str, str]) -> EngineError:
+    return EngineError(f"{link.name}: no engine of this build is for it: "
+                       + "; ".join(f"{name}: {told}" for name, told in why.items()))
 
 
 async def _able(link: Link, threads: int | None) -> dict[str, Any]:
@@ -150,7 +160,7 @@ def _own(asked: Sequence[Portable], facts: Mapping[str, Any]
     for one in asked:
         record = one.record
         runtime, target = record.runtime, record.target
-        if runtime in TENSORRT and "tensorrt" in facts["runtimes"] and facts["sm"]:
+        if builds_own(runtime, facts):
             runtime, target = "tensorrt", "local_gpu"
         elif why := hindrance(record, facts):
             left_out[record.name] = why

@@ -1,7 +1,7 @@
 """Whose bundles a device accepts: keys that lie there, those that were revoked, and the one that a bundle brings.
 
-A revoked key leaves a file keys/<id>.revoked on the device, so that no later `deploy`, from whatever machine, brings it
-back; whoever can enter there and asks for that key does.
+A revoked key leaves a file keys/<id>.revoked on the device, also where its own runner revoked it, so that no later
+`deploy`, from whatever machine, brings it back; whoever can enter there and asks for that key does.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from toolchain.console import log
 from toolchain.devices.remote import ask, ready
 from toolchain.devices.transport import Link
 from toolchain.errors import BundleRefused, DeviceError
+from toolchain.runner.keys import REVOKED
 from toolchain.runner.trust import PUBLIC, Key, key_text
 
-REVOKED = re.compile(r"([0-9a-f]{16})\.revoked")
+MARK = re.compile(rf"([0-9a-f]{{16}}){re.escape(REVOKED)}")
 
 
 async def keys(link: Link, gone: str | None = None, instead: str | None = None) -> dict[str, Any]:
@@ -31,8 +32,6 @@ async def keys(link: Link, gone: str | None = None, instead: str | None = None) 
     files = _files_of(link, there, gone) if gone else []
     if instead and not files:
         files = _files_of(link, there, instead)
-    if ids := {one["key_id"] for one in there if one["file"] in files and one["key_id"]}:  # a damaged file has none
-        await link.write({_mark(link, key_id): b"" for key_id in sorted(ids)})  # first: a cut must not lose it
     after = (await ask(link, "keys", "--remove", *files))["keys"] if files else there
     trusted = {one["key_id"] for one in after}
     return {"keys": after, "removed": files, "revoked": sorted(await _revoked(link) - trusted)}
@@ -68,12 +67,12 @@ async def _put(link: Link, key: Key) -> None:
 
 async def _revoked(link: Link) -> set[str]:
     """The ids of keys that were revoked there."""
-    found = map(REVOKED.fullmatch, await link.names(posixpath.join(link.folder, "keys")))
+    found = map(MARK.fullmatch, await link.names(posixpath.join(link.folder, "keys")))
     return {one[1] for one in found if one}
 
 
 def _mark(link: Link, key_id: str) -> str:
-    return posixpath.join(link.folder, "keys", f"{key_id}.revoked")
+    return posixpath.join(link.folder, "keys", f"{key_id}{REVOKED}")
 
 
 def _files_of(link: Link, there: Sequence[Mapping[str, Any]], gone: str) -> list[str]:

@@ -10,16 +10,21 @@ from typing import Any
 from .place import Place, flushed
 from .trust import PUBLIC, Refused, read_key
 
+REVOKED = ".revoked"
+
 
 def keys(place: Place, gone: Sequence[str] = ()) -> dict[str, Any]:
     """{"keys": [{"file", "key_id", "name", "expires", "expired", "wrong"}], "removed": [the same]}.
 
-    gone: keys, by id, name or file, that are trusted no longer: all their files go. wrong: why a file is no key.
+    gone: keys, by id, name or file, that are trusted no longer: all their files go, and ID.revoked is left, so that no
+    `deploy` brings one back unasked. wrong: why a file is no key.
     """
     found = [_told(path) for path in sorted(place.keys.glob(f"*{PUBLIC}"))]
     called = [one for one in found if {one["file"], one["key_id"], one["name"]} & set(gone)]
     ids = {one["key_id"] for one in called if one["key_id"]}  # a damaged file has none
     removed = [one for one in found if one in called or one["key_id"] in ids]
+    for key_id in ids:  # first: what interrupts this must not lose it
+        (place.keys / f"{key_id}{REVOKED}").touch()
     for one in removed:
         (place.keys / one["file"]).unlink()
     if removed:
