@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import onnx_ir.passes.common as passes
 
 from toolchain.errors import OnnxError, nearest
 from toolchain.graph.cast import check_fp16, compute_in_half, store_in_half
+from toolchain.graph.circles import circles_freed
 from toolchain.graph.clean import clean
 from toolchain.graph.compare import gap, probe_images, run
 from toolchain.graph.finite import check_weights
@@ -99,21 +99,34 @@ def convert(
     if rules_name not in RULES:
         raise OnnxError(f"target rules: found '{rules_name}', expected {', '.join(RULES)}{nearest(rules_name, RULES)}")
     rules = RULES[rules_name]
+    given = Given(ranges, int8 or Int8(), int4 or Int4(), assignment, joins)
+    with circles_freed():  # its weights would stay in memory beside those of the sessions
+        described = _written(float_onnx, out_path, precision, rules, given)
+    images = probe_images(float_onnx) if probe is None else probe
+    try:
+        found = gap(run(float_onnx, images), run(out_path, images, optimize=rules.half == "storage"), out_path)
+    except OnnxError:
+        out_path.unlink(missing_ok=True)
+        raise
+    return {"gap": found, "layers": described, "weight_bytes": weight_bytes(out_path)}
+
+
+def _written(float_onnx: Path, out_path: Path, precision: str, rules: Rules, given: Given) -> list[dict[str, Any]]:
+    """Write the file; its layers, as `convert` tells them."""
     model = read_onnx(float_onnx)
     check_weights(model, float_onnx)
-    if _rest(precision, rules) == "fp16":
+    rest = _rest(precision, rules)
+    if rest == "fp16":
         check_fp16(model)  # before codes are made: they become FP16 values when the engine reads them
     passes.ShapeInferencePass()(model)
-    described = [{"name": layer.name, "op": layer.op, "precision": _rest(precision, rules), "macs": layer.macs}
+    described = [{"name": layer.name, "op": layer.op, "precision": rest, "macs": layer.macs}
                  for layer in layers(model.graph)]
-    given = Given(ranges, int8 or Int8(), int4 or Int4(), assignment, joins)
     changed: dict[str, str] = {}
     if precision in QUANTIZERS:
         try:
             changed = QUANTIZERS[precision](model, rules, given)
         except OnnxError as wrong:
             raise OnnxError(f"{float_onnx}: {wrong}") from None
-    rest = _rest(precision, rules)
     if rest != "fp32" and (precision in QUANTIZERS or rules.half == "compute"):
         compute_in_half(model, rest)
     elif rest != "fp32":
@@ -122,15 +135,7 @@ def convert(
         entry["precision"] = changed.get(str(entry["name"]), entry["precision"])
     clean(model)
     write_onnx(model, out_path, lean=rules.lean)
-    del model
-    gc.collect()  # a graph refers to itself in circles: its weights would stay in memory beside those of the sessions
-    images = probe_images(float_onnx) if probe is None else probe
-    try:
-        found = gap(run(float_onnx, images), run(out_path, images, optimize=rules.half == "storage"), out_path)
-    except OnnxError:
-        out_path.unlink(missing_ok=True)
-        raise
-    return {"gap": found, "layers": described, "weight_bytes": weight_bytes(out_path)}
+    return described
 
 
 def _rest(precision: str, rules: Rules) -> str:

@@ -7,7 +7,6 @@ group is filled up, so that an image meets the same arithmetic wherever it stand
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from toolchain.errors import DataError, OnnxError
+from toolchain.graph.circles import circles_freed
 from toolchain.graph.layers import layer_name, quantizable_tensors
 from toolchain.graph.onnx_file import read_onnx
 from toolchain.quantize.histogram import Histogram
@@ -50,8 +50,8 @@ class Network:
         self.path = onnx_path
         with TemporaryDirectory() as folder:
             file = Path(folder) / "network.onnx"
-            wanted = self._write(file)
-            gc.collect()  # a graph refers to itself in circles: its weights would be in memory twice from here on
+            with circles_freed():  # its weights would be in memory twice from here on
+                wanted = self._write(file)
             self.session = _opened(file, onnx_path)
         floats = {given.name for given in self.session.get_outputs() if given.type == "tensor(float)"}
         self.tensors = [name for name in wanted if name == self.input or name in floats]
