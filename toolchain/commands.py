@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -30,14 +31,15 @@ def imported(imports: Sequence[Path]) -> list[str]:
 def run_build(
     path: Path, overrides: Sequence[str] = (), imports: Sequence[Path] = (), data_root: Path | None = None,
     out: Path | None = None, cache: Path | None = None, quiet: bool = False, on: Sequence[str] = (),
-    devices: Path | None = None,
+    devices: Path | None = None, remeasure: bool = False,
 ) -> int:
     """Build everything `path` asks for under `out` (default: build/<name>) and print the table.
 
     on: names of devices in the file `devices` (None: the usual one) that the engines are built and measured on too;
-    where none of them can be used nothing is built. Returns 0. Raises DeviceError for that and, after everything is
-    written, EngineError when an engine could not be built, DeviceError when a device failed, LimitsNotHeld when an
-    engine does not hold the recipe's limits.
+    where none of them can be used nothing is built. remeasure: judge and time the engines here anew, though that is
+    done; a device does so by itself with what was inconclusive. Returns 0. Raises DeviceError where no device can be
+    used and, after everything is written, EngineError when an engine could not be built, DeviceError when a device
+    failed, LimitsNotHeld when an engine does not hold the recipe's limits.
     """
     from toolchain.build import build
     from toolchain.console import log, set_quiet
@@ -58,6 +60,12 @@ def run_build(
 
         ask_first(asked, recipe.measure.threads, choose_engines(recipe))
     with locked(work.out):
+        if remeasure:
+            planned = WorkDir(work.out, work.cache, dry=True)
+            build(recipe, planned, path.parent, data_roots(path, data_root), imports)
+            for stage in planned.stages:
+                if stage.name == "measure":  # what the last build shows of it stays until this one is done
+                    shutil.rmtree(stage.folder, ignore_errors=True)
         report = build(recipe, work, path.parent, data_roots(path, data_root), imports)
         assert report is not None
         there: Mapping[str, object] = {}

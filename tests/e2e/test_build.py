@@ -114,13 +114,18 @@ def test_a_shipped_bundle_answers_its_golden_inputs_by_hand(toolchain: Any, tiny
     assert hashlib.sha256(held["portable/model.onnx"]).hexdigest() == json.loads(held["engine/engine.json"])["onnx_sha256"]
 
 
-def test_a_repeated_build_does_nothing_and_a_changed_engine_list_retrains_nothing(
+def test_a_repeated_build_does_nothing_unless_asked_to_measure_and_a_changed_engine_list_retrains_nothing(
         toolchain: Any, tiny_recipe: Path, tiny_build: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(tiny_build, out)
     again = toolchain("build", tiny_recipe, "--out", out)
     assert again.returncode == 0, again.stderr
     assert all(s["cached"] for s in report(out)["stages"])
+    before = (out / "latency.npz").read_bytes()
+    anew = toolchain("build", tiny_recipe, "--out", out, "--remeasure")
+    assert anew.returncode == 0, anew.stderr
+    assert [s["name"] for s in report(out)["stages"] if not s["cached"]] == ["measure"]
+    assert (out / "latency.npz").read_bytes() != before
     changed = toolchain("build", tiny_recipe, "--out", out, "--set", "engines=[{runtime: onnxruntime, precision: fp16}]")
     assert changed.returncode == 0, changed.stderr
     ran = [s["name"] for s in report(out)["stages"] if not s["cached"]]

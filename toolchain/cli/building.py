@@ -28,6 +28,9 @@ def build(
         "--on", metavar="DEVICE", help="Then build, judge and time them there too; may stand several times. "
         "All are asked first: one that fails does not stop the rest, and if all do nothing is built.")] = None,
     devices: FileOption = None,
+    remeasure: Annotated[bool, typer.Option(
+        "--remeasure", help="Judge and time the engines anew, though nothing changed, once the machine is quiet.",
+    )] = False,
 ) -> None:
     """Build every engine of RECIPE and report its true accuracy, latency and storage.
 
@@ -36,7 +39,8 @@ def build(
     """
     from toolchain.commands import run_build
 
-    raise typer.Exit(run_build(recipe, set_ or [], imports or [], data_root, out, cache, quiet, on or [], devices))
+    raise typer.Exit(run_build(recipe, set_ or [], imports or [], data_root, out, cache, quiet, on or [], devices,
+                               remeasure))
 
 
 @app.command(rich_help_panel="Build")

@@ -48,7 +48,7 @@ def told(engines: Sequence[EngineResult]) -> str | None:
     attempts = max(e.validity.attempts for e in doubted if e.validity)
     tries = f", after {attempts} measurements" if attempts > 1 else ""
     return (f"The latency {whose} is inconclusive{tries}: {causes}. Ratios within rounds bear this better than "
-            "milliseconds do; measure again on a quiet machine.")
+            "milliseconds do; measure again on a quiet machine (toolchain build … --remeasure).")
 
 
 def _worst(causes: Sequence[str]) -> list[str]:
