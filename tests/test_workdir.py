@@ -31,6 +31,26 @@ def test_a_finished_stage_is_not_run_again(tmp_path: Path) -> None:
     assert (second.folder / "file.txt").read_text() == "1"
 
 
+def test_a_finished_stage_is_made_anew_when_asked_and_kept_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    calls: list[str] = []
+    WorkDir(tmp_path).stage("a", make("1", calls))
+
+    def failing(folder: Path) -> str:
+        make("half")(folder)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        WorkDir(tmp_path, anew=("a",)).stage("a", failing)
+    kept = WorkDir(tmp_path).stage("a", make("2", calls))
+    assert kept.cached and (kept.folder / "file.txt").read_text() == "1"
+    (kept.folder.with_name(f"{kept.folder.name}.partial") / "old").mkdir()  # as of one killed between two renames
+    work = WorkDir(tmp_path, anew=("a",))
+    anew = [work.stage("a", make("3", calls)) for _ in range(2)]  # named twice in a build, it is made once
+    assert [one.cached for one in anew] == [False, True] and calls == ["1", "3"]
+    assert sorted(path.name for path in anew[0].folder.iterdir()) == ["file.txt", "stage.json"]
+    assert WorkDir(tmp_path).stage("a", make("4", calls)).cached and (anew[0].folder / "file.txt").read_text() == "3"
+
+
 def test_a_stage_runs_again_when_its_section_an_input_or_a_version_changes() -> None:
     base = stage_key("a", {"x": 1}, ["k"], ["errors.py"], ["numpy"])
     assert base == stage_key("a", {"x": 1}, ["k"], ["errors.py"], ["numpy"])

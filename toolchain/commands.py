@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -36,8 +35,8 @@ def run_build(
     """Build everything `path` asks for under `out` (default: build/<name>) and print the table.
 
     on: names of devices in the file `devices` (None: the usual one) that the engines are built and measured on too;
-    where none of them can be used nothing is built. remeasure: judge and time the engines here anew, though that is
-    done; a device does so by itself with what was inconclusive. Returns 0. Raises DeviceError where no device can be
+    where none of them can be used nothing is built. remeasure: judge and time the engines anew, here and there,
+    though that is done. Returns 0. Raises DeviceError where no device can be
     used and, after everything is written, EngineError when an engine could not be built, DeviceError when a device
     failed, LimitsNotHeld when an engine does not hold the recipe's limits.
     """
@@ -50,7 +49,7 @@ def run_build(
     recipe = open_recipe(path, overrides, imports)
     refuse_early(path, recipe, overrides, here=True)
     asked = chosen(devices_file(devices), on) if on else {}
-    work = WorkDir(out or Path("build") / recipe.name, cache)
+    work = WorkDir(out or Path("build") / recipe.name, cache, anew=("measure",) if remeasure else ())
     if rank() != 0:
         build(recipe, work, path.parent, data_roots(path, data_root), imports)
         return 0
@@ -60,12 +59,6 @@ def run_build(
 
         ask_first(asked, recipe.measure.threads, choose_engines(recipe))
     with locked(work.out):
-        if remeasure:
-            planned = WorkDir(work.out, work.cache, dry=True)
-            build(recipe, planned, path.parent, data_roots(path, data_root), imports)
-            for stage in planned.stages:
-                if stage.name == "measure":  # what the last build shows of it stays until this one is done
-                    shutil.rmtree(stage.folder, ignore_errors=True)
         report = build(recipe, work, path.parent, data_roots(path, data_root), imports)
         assert report is not None
         there: Mapping[str, object] = {}
@@ -74,7 +67,7 @@ def run_build(
             from toolchain.steps.on_devices import on_devices
 
             job = open_job(recipe, work, path.parent, data_roots(path, data_root), imports)
-            report, there = on_devices(job, report, asked)
+            report, there = on_devices(job, report, asked, remeasure)
         elif any((work.out / "devices").glob("*")):
             from toolchain.steps.on_devices import as_before
 

@@ -42,8 +42,7 @@ def run_baseline(folder: Path, out: Path | None = None, device: str | None = Non
     if doubted := [name for name, engine in baseline.engines.items() if engine.inconclusive]:
         print(f"the latency of {len(doubted)} engines was inconclusive, such as {doubted[0]}: "
               f"{'; '.join(baseline.engines[doubted[0]].inconclusive)}. A slower run will not be called a regression "
-              f"of them; build on a quiet machine (with {run.on}--set measure.attempts=4, since a finished measurement "
-              "is kept) and write the baseline again", file=told)
+              f"of them; build on a quiet machine with {run.on}--remeasure, and write the baseline again", file=told)
     return file
 
 

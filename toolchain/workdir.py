@@ -14,9 +14,10 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -30,6 +31,7 @@ from toolchain.published import finished, refuse_altered, show, write_origin
 
 PACKAGE = Path(__file__).parent
 POLL_S = 0.2
+Make = Callable[[Path], str | None]
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Stage:
 
 @dataclass
 class WorkDir:
-    """The folder of one build. dry: only say what would run. cache: where stages live (default: DIR/stages).
+    """The folder of one build. dry: only say what would run. cache: where stages live (default: DIR/stages). anew:
+    names of stages that are made though they are finished; the old one goes when the new one is done.
 
     Where a finished build shows its files, they stay until `show` puts this one's in their place.
     """
@@ -58,6 +61,7 @@ class WorkDir:
     out: Path
     cache: Path | None = None
     dry: bool = False
+    anew: Sequence[str] = ()
     stages: list[Stage] = field(default_factory=list)
     _waiting: dict[str, tuple[Path, str] | None] = field(default_factory=dict)
     _recipe: str = ""
@@ -69,7 +73,7 @@ class WorkDir:
         return self.cache or self.out / "stages"
 
     def stage(
-        self, name: str, make: Callable[[Path], str | None], *, section: Any = None, inputs: Sequence[Stage] = (),
+        self, name: str, make: Make, *, section: Any = None, inputs: Sequence[Stage] = (),
         rooms: Sequence[str] = (), packages: Sequence[str] = (), distributed: bool = False,
     ) -> Stage:
         """The finished stage `name`: from the cache, or by calling `make(folder)`, whose answer is logged.
@@ -80,21 +84,21 @@ class WorkDir:
         """
         key = stage_key(name, section, [s.key for s in inputs], rooms, packages)
         folder = self.stage_root / f"{name}-{key[:16]}"
-        cached = folder.is_dir()
+        first = all(one.folder != folder for one in self.stages)
+        again = first and name in self.anew
+        cached = folder.is_dir() and not again
         if not cached and not self.dry:
             with _disk_errors(folder):
-                _make(name, key, folder, make, distributed)
+                _make(name, key, folder, make, distributed, again)
         seconds = _verify(folder)["seconds"] if folder.is_dir() and not self.dry else 0.0
-        if cached and not self.dry:
-            if all(one.folder != folder for one in self.stages):  # said once
-                log(f"{name:<57} cached")
+        if cached and first and not self.dry:
+            log(f"{name:<57} cached")
         stage = Stage(name, key, folder, cached, seconds, (*(s.name for s in inputs), *packages))
         self.stages.append(stage)
         return stage
 
     def start(self, resolved_recipe: str, data_roots: Sequence[Path] = ()) -> None:
         """Make the output folder; the recipe with every default, and where data is looked up, are written down there.
-
         Raises WorkDirError.
         """
         self._recipe, self._data_roots = resolved_recipe, data_roots
@@ -207,7 +211,7 @@ def _take(handle: IO[str], wait: bool) -> bool:
     return True
 
 
-def _make(name: str, key: str, folder: Path, make: Callable[[Path], str | None], distributed: bool) -> None:
+def _make(name: str, key: str, folder: Path, make: Make, distributed: bool, again: bool) -> None:
     if rank() != 0 and not distributed:
         while not folder.is_dir():  # rank 0 makes it; if rank 0 dies, the launcher ends this process too
             time.sleep(POLL_S)
@@ -223,14 +227,15 @@ def _make(name: str, key: str, folder: Path, make: Callable[[Path], str | None],
         if not _take(handle, wait=False):
             log(f"{name}: waiting for another build that is making it in {folder.parent}")
             _take(handle, wait=True)
-        if not folder.is_dir():
+        if again or not folder.is_dir():
             _make_alone(name, key, folder, make)
     lock.unlink(missing_ok=True)
 
 
-def _make_alone(name: str, key: str, folder: Path, make: Callable[[Path], str | None]) -> None:
+def _make_alone(name: str, key: str, folder: Path, make: Make) -> None:
     partial = folder.with_name(folder.name + ".partial")
     partial.mkdir(exist_ok=True)
+    shutil.rmtree(partial / "old", ignore_errors=True)  # of a run that was killed between the two renames
     start = time.monotonic()
     summary = make(partial)
     seconds = round(time.monotonic() - start, 3)
@@ -240,7 +245,10 @@ def _make_alone(name: str, key: str, folder: Path, make: Callable[[Path], str | 
              if p.is_file() and p.name != "stage.json"}
     record = {"name": name, "key": key, "seconds": seconds, "files": files}
     write_text(partial / "stage.json", json.dumps(record, indent=1, sort_keys=True))
+    with suppress(FileNotFoundError):
+        folder.rename(partial / "old")  # of a stage that is made anew
     os.rename(partial, folder)
+    shutil.rmtree(folder / "old", ignore_errors=True)
     log(f"{name:<57} {seconds:7.1f} s  {summary or ''}".rstrip())
 
 

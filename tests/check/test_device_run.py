@@ -125,7 +125,7 @@ def test_golden_answers_that_are_not_given_there_are_a_regression(tmp_path: Path
 def test_more_rounds_there_are_asked_for_with_the_device(tmp_path: Path) -> None:
     doubt = {"verdict": "inconclusive", "causes": ["hot"], "attempts": 2}
     found = outcomes(built(tmp_path / "now", slower=1.5, validity=doubt), built(tmp_path / "before"))
-    assert "build again on a quiet machine with --on orin --set measure.attempts=4" in found[INT8_THERE, "latency"][1]
+    assert "build again on a quiet machine with --on orin --remeasure" in found[INT8_THERE, "latency"][1]
 
 
 @pytest.mark.parametrize(("of", "words", "told"), [

@@ -82,12 +82,8 @@ def _incomparable(engine: EngineResult, before: BaselineEngine, run: Run, asked:
 
 
 def _remeasured(doubted: dict[str, str], run: Run) -> str:
-    """What to do about each side that was inconclusive.
-
-    A finished measurement is kept, and one whose settings changed is done again: hence another number of attempts.
-    """
-    attempts = int((run.report.recipe.get("measure") or {}).get("attempts") or 2) + 2
-    again = f"on a quiet machine with {run.on}--set measure.attempts={attempts}"
+    """What to do about each side that was inconclusive."""
+    again = f"on a quiet machine with {run.on}--remeasure"
     ways = {OURS: f"build again {again}", THEIRS: f"write it anew from a build {again}"}
     return "; ".join(f"{whose} was inconclusive ({why}): {ways[whose]}" for whose, why in doubted.items())
 

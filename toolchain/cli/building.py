@@ -29,7 +29,7 @@ def build(
         "All are asked first: one that fails does not stop the rest, and if all do nothing is built.")] = None,
     devices: FileOption = None,
     remeasure: Annotated[bool, typer.Option(
-        "--remeasure", help="Judge and time the engines anew, though nothing changed, once the machine is quiet.",
+        "--remeasure", help="Judge and time the engines anew, though nothing changed: here, and on each --on DEVICE.",
     )] = False,
 ) -> None:
     """Build every engine of RECIPE and report its true accuracy, latency and storage.

@@ -13,7 +13,7 @@ from toolchain.devices.fetched import answers_are, latencies
 from toolchain.devices.file import Device
 from toolchain.devices.fit import builds_own, hindrance, unfit
 from toolchain.devices.many import each, refuse_failed
-from toolchain.devices.remote import job, job_again, needs, ready, send, with_id
+from toolchain.devices.remote import forget, job, job_again, needs, ready, send, with_id
 from toolchain.devices.transport import Link
 from toolchain.engines.record import EngineRecord, read_record
 from toolchain.errors import DeviceError, EngineError, ToolchainError
@@ -23,6 +23,7 @@ from toolchain.recipe.schema import Engine
 from toolchain.runner.rounds import summary
 
 PREDICTIONS, LATENCY = "predictions.npz", "latency.npz"
+MEASURED = ("accuracy", "bench")  # the runner's commands
 FETCHES = 3  # of files that another command may replace meanwhile
 
 
@@ -65,12 +66,14 @@ def ask_first(devices: Mapping[str, Device], threads: int | None, engines: Mappi
             "end")
 
 
-async def build(link: Link, asked: Sequence[Portable], on: Judged, folder: Path) -> dict[str, Any]:
+async def build(
+    link: Link, asked: Sequence[Portable], on: Judged, folder: Path, remeasure: bool = False
+) -> dict[str, Any]:
     """What report.DeviceResult says of the device. Engines, engine.json, predictions.npz and latency.npz are left in
     `folder`. Raises EngineError (none is for this device), DeviceError (also: fewer cores than threads).
 
-    The same command goes on after a cut, and answers at once what is finished there. What it left there stays for a
-    while: another command may have asked the same, and fetch it still.
+    The same command goes on after a cut, and answers at once what is finished there, unless it is to be measured anew.
+    What it left there stays for a while: another command may have asked the same, and fetch it still.
     """
     facts = await _able(link, on.threads)
     own, left_out = _own(asked, facts)
@@ -89,6 +92,8 @@ async def build(link: Link, asked: Sequence[Portable], on: Judged, folder: Path)
     await send(link, {sha256_file(path): path for path in files})
     built = (await job(link, "build", content))["engines"]
     replayed = (await job(link, "golden", content))["engines"] if golden else {}
+    if remeasure:
+        await forget(link, content, *MEASURED)
     judged, timed, samples = await _measured(link, content, folder)
     engines = []
     for name in own:  # by our names: a device does not choose where files lie here
@@ -139,10 +144,10 @@ async def _measured(link: Link, content: Mapping[str, Any], folder: Path) -> tup
     `folder` then, although others measure the same there. Raises DeviceError where they never end.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    judged, timed = [await job(link, command, content) for command in ("accuracy", "bench")]
+    judged, timed = [await job(link, command, content) for command in MEASURED]
     for again in range(FETCHES):
         if again:
-            judged, timed = [await job_again(link, command, content) for command in ("accuracy", "bench")]
+            judged, timed = [await job_again(link, command, content) for command in MEASURED]
         for name, answer in ((PREDICTIONS, judged), (LATENCY, timed)):
             await link.fetch(posixpath.join(link.folder, answer["file"]), folder / name)
         samples = latencies(folder / LATENCY, timed["engines"])

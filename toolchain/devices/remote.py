@@ -94,6 +94,12 @@ async def job_again(link: Link, command: str, content: Mapping[str, Any]) -> dic
     return await ask(link, command, _job_file(link, content))
 
 
+async def forget(link: Link, content: Mapping[str, Any], *commands: str) -> None:
+    """Have these commands of a job done anew, though they are finished there."""
+    for command in commands:
+        await link.remove(posixpath.join(posixpath.dirname(_job_file(link, content)), f"{command}.json"))
+
+
 def with_id(content: Mapping[str, Any], nonce: str = "") -> dict[str, Any]:
     """The job with its id, a digest of what is asked: the same job finds what it has left. nonce: makes it another."""
     text = json.dumps(content, sort_keys=True) + nonce

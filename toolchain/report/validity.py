@@ -47,8 +47,8 @@ def told(engines: Sequence[EngineResult]) -> str | None:
     causes = "; ".join(_worst([cause for e in doubted if e.validity for cause in e.validity.causes]))
     attempts = max(e.validity.attempts for e in doubted if e.validity)
     tries = f", after {attempts} measurements" if attempts > 1 else ""
-    return (f"The latency {whose} is inconclusive{tries}: {causes}. Ratios within rounds bear this better than "
-            "milliseconds do; measure again on a quiet machine (toolchain build … --remeasure).")
+    return (f"The latency {whose} is inconclusive{tries}: {causes}. Measure again on a quiet machine: "
+            "toolchain build … --remeasure.")
 
 
 def _worst(causes: Sequence[str]) -> list[str]:

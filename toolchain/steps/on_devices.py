@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 PART_BYTES = 16 << 20  # of images in one file, so that a device needs little memory
 
 
-def on_devices(job: Job, report: Report, devices: Mapping[str, Device]) -> tuple[Report, dict[str, Any]]:
+def on_devices(
+    job: Job, report: Report, devices: Mapping[str, Device], remeasure: bool = False
+) -> tuple[Report, dict[str, Any]]:
     """The report with its `devices`, written anew; and what was found by device: of one that failed its error.
 
     Engines, samples and result.json of each are left in RUN/devices/<name>; what other devices gave for the same ONNX
@@ -46,7 +48,7 @@ def on_devices(job: Job, report: Report, devices: Mapping[str, Device]) -> tuple
     with TemporaryDirectory(prefix="toolchain-devices-") as scratch:
         preprocess = json.loads((run / "preprocess.json").read_text(encoding="utf-8"))
         judged = Judged(_images(job, Path(scratch)), preprocess, run / FOLDER / PICTURES, how, threads)
-        found = each(devices, lambda link: build(link, asked, judged, run / "devices" / link.name))
+        found = each(devices, lambda link: build(link, asked, judged, run / "devices" / link.name, remeasure))
     before = {one.name: one for one in _remembered(run, report, digest)}
     results = []
     for name, one in found.items():
