@@ -92,12 +92,14 @@ def run_device_keys(
 
     if gone is not None and new is not None:
         raise RecipeError("found --remove and --trust; expected one of them at a time")
+    if gone == "":
+        raise RecipeError("found --remove with nothing; expected the id, name or file of a key, or its .pub file here")
     devices, local = chosen(devices_file(file), names), _id_here(gone) if gone else None
     key = _key_here(new, key_folder) if new is not None else None
     found = each(devices, lambda link: trust(link, key) if key else keys(link, gone, local))
     told = {name: one for name, one in found.items() if not isinstance(one, ToolchainError)}
     for name, one in told.items():
-        if one["removed"]:
+        if one["removed"] or {gone, local} & set(one["revoked"]):
             print(f"{name}: {gone} is trusted no longer, and `toolchain deploy` does not bring it back")
         print(f"{name}: trusts {'these keys' if any(not key['wrong'] for key in one['keys']) else 'no key'}")
         for key in one["keys"]:
@@ -107,7 +109,7 @@ def run_device_keys(
         for key_id in one["revoked"]:
             print(f"  {key_id}  revoked; to trust it again: toolchain device keys {name} --trust {key_id}")
     refuse_failed(found)
-    if gone and not any(one["removed"] for one in told.values()):
+    if gone and not any(one["removed"] or {gone, local} & set(one["revoked"]) for one in told.values()):
         raise RecipeError(f"found --remove {gone}, which is trusted by none of {', '.join(told)}; expected the id, "
                           "name or file of a key above, or its .pub file here")
 

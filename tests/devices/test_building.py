@@ -67,14 +67,14 @@ def net(size: int = 32, classes: int = 10) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def built(folder: Path, cache: Path, *on: str, recipe: str = RECIPE, **devices: Device) -> int:
+def built(folder: Path, cache: Path, *on: str, recipe: str = RECIPE, more: tuple[str, ...] = (), **devices: Device) -> int:
     """The exit code of `toolchain build`, in `folder`/run."""
     (folder / "tiny.yaml").write_text(recipe)
     (folder / "net.onnx").write_bytes(net())
     (folder / "devices.yaml").write_text(yaml.safe_dump({name: one.model_dump(exclude_none=True) for name, one in devices.items()}))
     words = ["build", folder / "tiny.yaml", "--out", folder / "run", "--cache", cache, "--devices", folder / "devices.yaml", "-q"]
     with pytest.raises(SystemExit) as stop:
-        main([*map(str, words), *(word for name in on for word in ("--on", name))])
+        main([*map(str, words), *(word for name in on for word in ("--on", name)), *more])
     return int(stop.value.code or 0)
 
 
@@ -116,6 +116,10 @@ def test_engines_are_built_judged_and_timed_there_although_the_line_is_cut(
     sent = line.sent
     assert built(tmp_path, cache, "orin", orin=slow) == 0
     assert line.sent - sent < 1 << 20  # images and networks are there
+    places = [tmp_path / "run" / "latency.npz", tmp_path / "run" / "devices" / "orin" / "latency.npz"]
+    before = [place.read_bytes() for place in places]
+    assert built(tmp_path, cache, "orin", orin=slow, more=("--remeasure",)) == 0
+    assert all(place.read_bytes() != was for place, was in zip(places, before, strict=True))
     measured = json.loads((tmp_path / "run" / "report.json").read_text())["devices"]
     assert built(tmp_path, cache) == 0  # the same engines, no device asked: what it gave still holds
     report = json.loads((tmp_path / "run" / "report.json").read_text())

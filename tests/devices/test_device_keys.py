@@ -78,7 +78,7 @@ def test_a_damaged_file_is_removed_by_its_name_alone(folder: Path, capsys: pytes
     (folder / "worse.pub").write_text("}")
     assert command("device", "keys", "orin", "--remove", "bad.pub") == 0 and not list(folder.glob("*.revoked"))
     assert lying(folder) == {"worse.pub", f"{KEY.key_id}.pub"}
-    assert command("device", "keys", "orin", "--remove", "None") == 2 and command("device", "keys", "orin", "--remove", "") == 0
+    assert command("device", "keys", "orin", "--remove", "None") == 2 and command("device", "keys", "orin", "--remove", "") == 2
     assert lying(folder) == {"worse.pub", f"{KEY.key_id}.pub"}
 
 
@@ -137,6 +137,18 @@ def test_a_revoked_key_is_not_brought_back_until_it_is_trusted_by_name(
     assert f"{KEY.key_id}  workshop" in told and "  revoked; " not in told
     asyncio.run(trusted.bring(link, KEY))  # type: ignore[arg-type]
     assert lying(folder) == {"bad.pub", f"{KEY.key_id}.pub", f"{GUEST.key_id}.pub"}
+
+
+def test_a_leaked_key_is_revoked_where_it_never_was_by_its_file_here(
+    folder: Path, shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (shop / "leaked.pub").write_text(key_text(GUEST))
+    for word in (shop / "leaked.pub", GUEST.key_id):  # the second time it is known to be revoked
+        assert command("device", "keys", "orin", "--remove", word) == 0
+        assert f"orin: {word} is trusted no longer" in capsys.readouterr().out
+    with pytest.raises(BundleRefused, match="was revoked there, so nothing was sent"):
+        asyncio.run(trusted.bring(Folder("orin", Device(host="orin")), GUEST))  # type: ignore[arg-type]
+    assert lying(folder) == {"bad.pub", f"{KEY.key_id}.pub"}
 
 
 @pytest.mark.parametrize("words", [("--trust", "nobody"), ("--trust", KEY.key_id, "--remove", KEY.key_id)])

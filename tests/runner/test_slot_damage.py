@@ -108,6 +108,10 @@ def test_keys_are_listed_and_revoked_by_id_name_or_file(device: Path, bundle: Pa
     answer = call(capsys, device, "keys", "--remove", listed[1]["key_id"])[1]
     assert answer["keys"] == [] and len(answer["removed"]) == 2
     assert [path.name for path in (device / "keys").iterdir()] == [f"{listed[1]['key_id']}.revoked"]  # so that no deploy brings it back
-    assert call(capsys, device, "keys", "--remove", "workshop")[1]["removed"] == []  # said twice
+    assert call(capsys, device, "keys", "--remove", listed[1]["key_id"])[1]["removed"] == []  # said twice
+    code, _, told = call(capsys, device, "keys", "--remove", listed[1]["key_id"], "workshp")
+    assert code == 14 and "no key is called 'workshp', so none was removed; expected the id, name or file" in told
     code, _, told = call(capsys, device, "install", bundle)
-    assert code == 13 and f"trusted: none; to trust a key, put its .pub file into {device}/keys" in told
+    assert code == 13 and "not trusted here; trusted: none; it was revoked here" in told
+    (device / "keys" / f"{listed[1]['key_id']}.revoked").unlink()
+    assert f"trusted: none; to trust a key, put its .pub file into {device}/keys" in call(capsys, device, "install", bundle)[2]

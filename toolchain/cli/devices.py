@@ -85,7 +85,7 @@ def device_keys(
     names: NamesArgument, file: FileOption = None,
     gone: Annotated[str | None, typer.Option(
         "--remove", metavar="KEY", help="Trust this key no longer: its id, name or file there, or its .pub "
-        "file here.")] = None,
+        "file here, also where it was never trusted.")] = None,
     new: Annotated[str | None, typer.Option(
         "--trust", metavar="KEY", help="Trust this key, also if it was revoked: its .pub file here, or its id or name "
         "among the keys trusted here.")] = None,

@@ -15,15 +15,15 @@ from toolchain.console import log
 from toolchain.devices.remote import ask, ready
 from toolchain.devices.transport import Link
 from toolchain.errors import BundleRefused, DeviceError
-from toolchain.runner.keys import REVOKED
-from toolchain.runner.trust import PUBLIC, Key, key_text
+from toolchain.runner.trust import PUBLIC, REVOKED, Key, key_text
 
 MARK = re.compile(rf"([0-9a-f]{{16}}){re.escape(REVOKED)}")
 
 
 async def keys(link: Link, gone: str | None = None, instead: str | None = None) -> dict[str, Any]:
     """Whom the device trusts, as `keys` of the runner tells it, and "revoked": ids. gone: a key, by id, name or file,
-    to trust no longer; None: nothing is removed. instead: the id that is meant where nothing there is called `gone`.
+    to trust no longer; None: nothing is removed. instead: the id that is meant where nothing there is called `gone`; it
+    is revoked though the device never knew it.
 
     Raises DeviceError where several keys have that name.
     """
@@ -32,6 +32,8 @@ async def keys(link: Link, gone: str | None = None, instead: str | None = None) 
     files = _files_of(link, there, gone) if gone else []
     if instead and not files:
         files = _files_of(link, there, instead)
+        if not files:
+            await link.write({_mark(link, instead): b""})  # never to be brought there
     after = (await ask(link, "keys", "--remove", *files))["keys"] if files else there
     trusted = {one["key_id"] for one in after}
     return {"keys": after, "removed": files, "revoked": sorted(await _revoked(link) - trusted)}

@@ -21,9 +21,11 @@ class Out:
 
     @classmethod
     def say(cls, line: str) -> None:
-        """One line."""
+        """One line; a terminal without Unicode shows '?' for what it lacks."""
+        stream = cls.stream or sys.stdout
+        coding = stream.encoding or "utf-8"
         try:
-            print(line, file=cls.stream or sys.stdout, flush=True)
+            print(line.encode(coding, "replace").decode(coding), file=stream, flush=True)
         except (OSError, ValueError):
             cls.stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 

@@ -19,6 +19,7 @@ KEY_BYTES = 32
 LARGEST_KEY = 4096  # bytes of a key's file
 LONGEST_NUMBER = 20  # digits of an integer in JSON
 PUBLIC = ".pub"
+REVOKED = ".revoked"  # behind the id of a key that is trusted no longer, in the folder of keys
 
 
 class Refused(Exception):
