@@ -35,10 +35,10 @@ def run_build(
     """Build everything `path` asks for under `out` (default: build/<name>) and print the table.
 
     on: names of devices in the file `devices` (None: the usual one) that the engines are built and measured on too;
-    where none of them can be used nothing is built. remeasure: judge and time the engines anew, here and there,
-    though that is done. Returns 0. Raises DeviceError where no device can be
-    used and, after everything is written, EngineError when an engine could not be built, DeviceError when a device
-    failed, LimitsNotHeld when an engine does not hold the recipe's limits.
+    where none of them can be used nothing is built. remeasure: judge and time the engines anew, here and there, though
+    that is done. Returns 0. Raises DeviceError where no device can be used and, after everything is written,
+    EngineError when an engine could not be built, DeviceError when a device failed, LimitsNotHeld when an engine does
+    not hold the recipe's limits.
     """
     from toolchain.build import build
     from toolchain.console import log, set_quiet

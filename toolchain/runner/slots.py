@@ -39,7 +39,7 @@ def verify(place: Place, name: str, keys: Path | None) -> tuple[Bundle, str]:
         bundle = open_bundle(path, trusted)
     except Refused as told:
         hint = f"; to trust a key, put its .pub file into {folder}" if "not trusted here" in str(told) else ""
-        if any(mark.stem in str(told) for mark in folder.glob(f"*{REVOKED}")):
+        if any(f"names {mark.stem} as the key" in str(told) for mark in folder.glob(f"*{REVOKED}")):
             hint = "; it was revoked here"
         raise Refused(f"{told}{hint}") from None
     return bundle, fitting(bundle.manifest, device())
