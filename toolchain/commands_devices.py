@@ -99,17 +99,17 @@ def run_device_keys(
     found = each(devices, lambda link: trust(link, key) if key else keys(link, gone, local))
     told = {name: one for name, one in found.items() if not isinstance(one, ToolchainError)}
     for name, one in told.items():
-        if one["removed"] or {gone, local} & set(one["revoked"]):
+        if one["removed"]:
             print(f"{name}: {gone} is trusted no longer, and `toolchain deploy` does not bring it back")
         print(f"{name}: trusts {'these keys' if any(not key['wrong'] for key in one['keys']) else 'no key'}")
         for key in one["keys"]:
             state = "expired on" if key["expired"] else "until"
             print(f"  {plain(key['file'])}: keeps every bundle out; remove it: {key['wrong']}" if key["wrong"] else
                   f"  {key['key_id']}  {key['name']:<20} {state} {key['expires']}  {plain(key['file'])}")
-        for key_id in one["revoked"]:
+        for key_id in map(plain, one["revoked"]):
             print(f"  {key_id}  revoked; to trust it again: toolchain device keys {name} --trust {key_id}")
     refuse_failed(found)
-    if gone and not any(one["removed"] or {gone, local} & set(one["revoked"]) for one in told.values()):
+    if gone and not any(one["removed"] for one in told.values()):
         raise RecipeError(f"found --remove {gone}, which is trusted by none of {', '.join(told)}; expected the id, "
                           "name or file of a key above, or its .pub file here")
 

@@ -19,11 +19,12 @@ from toolchain import console
 from toolchain.cli import main
 from toolchain.devices import building, many
 from toolchain.devices.file import Device
+from toolchain.devices.fit import unfit
 from toolchain.devices.remote import ask
 from toolchain.devices.transport import Link
 from toolchain.errors import DeviceError
 from toolchain.files import sha256_file
-from toolchain.recipe.deploy import OpenVinoEngine, OrtEngine
+from toolchain.recipe.deploy import OpenVinoEngine, OrtEngine, RtxEngine
 from toolchain.report.devices import DeviceResult
 from toolchain.steps.on_devices import wrong
 
@@ -173,6 +174,10 @@ def test_of_devices_that_are_asked_first_one_that_fails_stops_no_other(monkeypat
     with pytest.raises(DeviceError, match="orin: no engine of this build is for it: a: it is built for cpu_x86, and the device is aarch64; "
                        "b: it runs in openvino, which is not installed there\nnothing was built"):
         building.ask_first({"orin": orin}, 2, others)
+    engines = {"a": RtxEngine(runtime="tensorrt_rtx", precision="int8")}
+    jetson = {"machine": "aarch64", "sm": 87, "runtimes": {"tensorrt": "10.3.0"}}
+    assert unfit(engines, jetson) == {}  # it builds its own
+    assert list(unfit(engines, {**jetson, "sm": None})) == ["a"]
 
 
 def test_two_names_of_one_machine_ask_the_same_there_and_both_get_it(

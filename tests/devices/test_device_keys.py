@@ -27,9 +27,6 @@ class Folder(Near):
 
     folder = ""
 
-    async def names(self, folder: str) -> list[str]:
-        return [path.name for path in Path(folder).iterdir()]
-
     async def write(self, files: dict[str, bytes]) -> None:
         for path, content in files.items():
             Path(path).write_bytes(content)

@@ -143,16 +143,6 @@ class Link:
 
         await self._insisting(act)
 
-    async def names(self, folder: str) -> list[str]:
-        """What lies in a folder there; nothing where there is none. Raises DeviceError."""
-        async def act(link: Link) -> list[str]:
-            try:
-                return [str(name) for name in await link._files().listdir(folder)]
-            except asyncssh.SFTPNoSuchFile:
-                return []
-
-        return await self._insisting(act)
-
     async def remove(self, path: str) -> None:
         """Remove a file there, if there is one. Raises DeviceError."""
         async def act(link: Link) -> None:

@@ -7,7 +7,6 @@ A revoked key leaves a file keys/<id>.revoked on the device, also where its own 
 from __future__ import annotations
 
 import posixpath
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,26 +16,25 @@ from toolchain.devices.transport import Link
 from toolchain.errors import BundleRefused, DeviceError
 from toolchain.runner.trust import PUBLIC, REVOKED, Key, key_text
 
-MARK = re.compile(rf"([0-9a-f]{{16}}){re.escape(REVOKED)}")
-
 
 async def keys(link: Link, gone: str | None = None, instead: str | None = None) -> dict[str, Any]:
-    """Whom the device trusts, as `keys` of the runner tells it, and "revoked": ids. gone: a key, by id, name or file,
-    to trust no longer; None: nothing is removed. instead: the id that is meant where nothing there is called `gone`; it
-    is revoked though the device never knew it.
+    """Whom the device trusts and whose keys were revoked there, as `keys` of the runner tells it. gone: a key, by id,
+    name or file, to trust no longer; "removed": whether it is so. instead: the id that is meant where nothing there is
+    called `gone`; it is revoked though the device never knew it.
 
     Raises DeviceError where several keys have that name.
     """
     await ready(link)
-    there = (await ask(link, "keys"))["keys"]
-    files = _files_of(link, there, gone) if gone else []
+    told = await ask(link, "keys")
+    if not gone:
+        return told
+    files = _files_of(link, told["keys"], gone)
     if instead and not files:
-        files = _files_of(link, there, instead)
+        files = _files_of(link, told["keys"], instead)
         if not files:
             await link.write({_mark(link, instead): b""})  # never to be brought there
-    after = (await ask(link, "keys", "--remove", *files))["keys"] if files else there
-    trusted = {one["key_id"] for one in after}
-    return {"keys": after, "removed": files, "revoked": sorted(await _revoked(link) - trusted)}
+    after = await ask(link, "keys", *(["--remove", *files] if files else []))
+    return {**after, "removed": bool(files or {gone, instead} & set(after["revoked"]))}
 
 
 async def trust(link: Link, key: Key) -> dict[str, Any]:
@@ -51,10 +49,10 @@ async def bring(link: Link, key: Key) -> None:
     """Have the device trust the key of a bundle: whoever can enter there decides that. It is told, unless it did
     already. Raises BundleRefused where it was revoked there.
     """
-    there = (await ask(link, "keys"))["keys"]
-    if any(one["key_id"] == key.key_id and one["expires"] == key.expires.isoformat() for one in there):
+    told = await ask(link, "keys")
+    if any(one["key_id"] == key.key_id and one["expires"] == key.expires.isoformat() for one in told["keys"]):
         return
-    if all(one["key_id"] != key.key_id for one in there) and key.key_id in await _revoked(link):
+    if key.key_id in told["revoked"]:
         raise BundleRefused(f"{link.name}: the key {key.name} ({key.key_id}) was revoked there, so nothing was sent; "
                             f"sign with another key, or trust it again: toolchain device keys {link.name} --trust "
                             f"{key.key_id}")
@@ -65,12 +63,6 @@ async def bring(link: Link, key: Key) -> None:
 
 async def _put(link: Link, key: Key) -> None:
     await link.write({posixpath.join(link.folder, "keys", f"{key.key_id}{PUBLIC}"): key_text(key).encode()})
-
-
-async def _revoked(link: Link) -> set[str]:
-    """The ids of keys that were revoked there."""
-    found = map(MARK.fullmatch, await link.names(posixpath.join(link.folder, "keys")))
-    return {one[1] for one in found if one}
 
 
 def _mark(link: Link, key_id: str) -> str:

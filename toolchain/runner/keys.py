@@ -9,11 +9,11 @@ from typing import Any
 
 from .answers import Failed
 from .place import Place, flushed
-from .trust import PUBLIC, REVOKED, Refused, read_key
+from .trust import PUBLIC, REVOKED, Refused, read_key, revoked
 
 
 def keys(place: Place, gone: Sequence[str] = ()) -> dict[str, Any]:
-    """{"keys": [{"file", "key_id", "name", "expires", "expired", "wrong"}], "removed": [the same]}.
+    """{"keys": [{"file", "key_id", "name", "expires", "expired", "wrong"}], "removed": [the same], "revoked": [ids]}.
 
     gone: keys, by id, name or file, that are trusted no longer: all their files go, and ID.revoked is left, so that no
     `deploy` brings one back unasked. wrong: why a file is no key. Raises Failed, with nothing removed, for what is
@@ -22,8 +22,7 @@ def keys(place: Place, gone: Sequence[str] = ()) -> dict[str, Any]:
     found = [_told(path) for path in sorted(place.keys.glob(f"*{PUBLIC}"))]
     called = [one for one in found if {one["file"], one["key_id"], one["name"]} & set(gone)]
     known = {word for one in found for word in (one["file"], one["key_id"], one["name"])}
-    revoked = {path.name[: -len(REVOKED)] for path in place.keys.glob(f"*{REVOKED}")}
-    if unknown := [word for word in gone if word not in known | revoked]:
+    if unknown := [word for word in gone if word not in known | revoked(place.keys)]:
         there = ", ".join(sorted({one["key_id"] or one["file"] for one in found})) or "none"
         raise Failed(f"{place.keys}: no key is called {unknown[0]!r}, so none was removed; expected the id, name or "
                      f"file of one that is trusted: {there}")
@@ -35,7 +34,9 @@ def keys(place: Place, gone: Sequence[str] = ()) -> dict[str, Any]:
         (place.keys / one["file"]).unlink()
     if removed:
         flushed(place.keys)
-    return {"keys": [one for one in found if one not in removed], "removed": removed}
+    left = [one for one in found if one not in removed]  # a revoked key may be trusted again
+    return {"keys": left, "removed": removed,
+            "revoked": sorted(revoked(place.keys) - {one["key_id"] for one in left})}
 
 
 def _told(path: Path) -> dict[str, Any]:

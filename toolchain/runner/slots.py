@@ -18,7 +18,7 @@ from .contents import PORTABLE, fitting
 from .making import make_engine
 from .place import DIGEST, SLOTS, Place, flushed, locked, write_json
 from .probe import device, need_numpy
-from .trust import REVOKED, Refused, trusted_keys
+from .trust import Refused, revoked, trusted_keys
 from .unpacked import BUILT, INSTALLED, SHOWN, installed, own_engine, replay, whole
 
 WAITING = "waiting for another bundle to be installed"
@@ -39,7 +39,7 @@ def verify(place: Place, name: str, keys: Path | None) -> tuple[Bundle, str]:
         bundle = open_bundle(path, trusted)
     except Refused as told:
         hint = f"; to trust a key, put its .pub file into {folder}" if "not trusted here" in str(told) else ""
-        if any(f"names {mark.stem} as the key" in str(told) for mark in folder.glob(f"*{REVOKED}")):
+        if any(f"names {key_id} as the key" in str(told) for key_id in revoked(folder)):
             hint = "; it was revoked here"
         raise Refused(f"{told}{hint}") from None
     return bundle, fitting(bundle.manifest, device())

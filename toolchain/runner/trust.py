@@ -94,6 +94,11 @@ def trusted_keys(folder: Path) -> dict[str, Key]:
     return by_id({path: read_key(path) for path in sorted(folder.glob(f"*{PUBLIC}"))})
 
 
+def revoked(folder: Path) -> set[str]:
+    """The ids of keys that somebody decided to trust no longer."""
+    return {mark.stem for mark in folder.glob("[0-9a-f]" * 16 + REVOKED)}
+
+
 def by_id(files: Mapping[Path, Key]) -> dict[str, Key]:
     """The keys by id. Raises Refused for two files that say different things about one key."""
     found: dict[str, Key] = {}
